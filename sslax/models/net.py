@@ -1,0 +1,79 @@
+"""Flax behind two functions: `init -> (params, stats)` and `apply -> (out, stats)`. The only file that knows which Flax it is.
+
+`stats` holds running statistics (BatchNorm); it is {} for networks without them. Methods keep it in their memory.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def init(module: nn.Module, rng: jax.Array, *inputs: PyTree) -> tuple[PyTree, PyTree]:
+  """(params, stats) of `module` for inputs of these shapes, all float32."""
+  params_rng, drop_rng = jax.random.split(rng)
+  variables = dict(module.init({'params': params_rng, 'dropout': drop_rng}, *inputs, train=False))
+  params = variables.pop('params', {})
+  return params, variables.pop('batch_stats', {})
+
+
+def apply(
+  module: nn.Module,
+  params: PyTree,
+  stats: PyTree,
+  *inputs: PyTree,
+  train: bool,
+  rng: jax.Array | None = None,
+  microbatches: int = 1,
+) -> tuple[PyTree, PyTree]:
+  """(out, stats) of `module` on `inputs` (arrays [B, ...], batch first).
+
+  Args:
+    train: batch statistics, dropout and drop path on; `stats` is then returned moved, otherwise as it came.
+    rng: needed when the module has dropout or drop path and `train`.
+    microbatches: n > 1 runs B/n rows at a time under `lax.scan(jax.checkpoint)`. Reverse mode through it is GradCache (Gao et
+      al. 2021, https://arxiv.org/abs/2101.06983): the loss still sees all B rows, the activations of B/n are alive at a time. Exact for
+      networks without BatchNorm; with it, each microbatch has its own statistics (ghost BatchNorm) and `stats` moves n times.
+
+  Raises:
+    ValueError: B is not a multiple of `microbatches`.
+  """
+
+  def once(stats, rng, *inputs):
+    variables = {'params': params, **({'batch_stats': stats} if stats else {})}
+    rngs = {'dropout': rng} if rng is not None else {}
+    if train and stats:
+      out, new = module.apply(variables, *inputs, train=True, rngs=rngs, mutable=['batch_stats'])
+      return out, new['batch_stats']
+    return module.apply(variables, *inputs, train=train, rngs=rngs), stats
+
+  if microbatches == 1:
+    return once(stats, rng, *inputs)
+  rows = jax.tree.leaves(inputs)[0].shape[0]
+  if rows % microbatches:
+    raise ValueError(f'{rows} rows do not divide into microbatches={microbatches}')
+
+  # Strided microbatches: row i goes to microbatch i % n, so that the sharded axis stays in front and no pixel changes its chip.
+  def split(x):
+    return x.reshape(rows // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+  def join(x):
+    return x.swapaxes(0, 1).reshape(rows, *x.shape[2:])
+
+  rngs = None if rng is None else jax.random.split(rng, microbatches)
+
+  def body(stats, part):
+    rng, inputs = part
+    out, stats = jax.checkpoint(once)(stats, rng, *inputs)
+    return stats, out
+
+  stats, out = jax.lax.scan(body, stats, (rngs, jax.tree.map(split, inputs)))
+  return jax.tree.map(join, out), stats
+
+
+def count(params: PyTree) -> int:
+  """The number of scalars in a tree."""
+  return sum(int(jnp.size(leaf)) if hasattr(leaf, 'size') else 1 for leaf in jax.tree.leaves(params))

@@ -1,0 +1,124 @@
+"""How configs name things: a node with `make` is built by importing that name and calling it with the rest of the node.
+
+    config.method = spec(SimCLR, encoder=spec(ResNet, depth=50), temperature=0.1)
+    method = build(config.method, 'method')
+
+No registry and no import side effects. Every argument of the target becomes a leaf with its default, so that any of them is a flag
+(`--config.method.temperature=0.2`), the saved config is complete, and a misspelt argument fails when the config is read.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import sys
+from typing import Any
+
+import ml_collections
+
+from sslax.errors import UserError, suggest
+
+_NOT_ARGUMENTS = {'self', 'parent', 'name'}  # the last two belong to Flax modules
+
+
+def spec(target: Any, /, **arguments: Any) -> ml_collections.ConfigDict:
+  """A config node that `build` turns into `target(**arguments)`.
+
+  Args:
+    target: a class or function at the top level of a module, or of a config file outside any package.
+    **arguments: its keyword arguments; values may be nested nodes, tuples, numbers, strings, booleans. Those left out appear with
+      the target's defaults.
+
+  Raises:
+    UserError: `target` has no such argument.
+  """
+  parameters = _parameters(target)
+  _check(_name(target, sys._getframe(1)), parameters, arguments)
+  node = {'make': _name(target, sys._getframe(1))}
+  for key, parameter in parameters.items():
+    value = arguments.get(key, parameter.default)
+    if isinstance(value, int) and not isinstance(value, bool) and parameter.annotation in (float, 'float'):
+      value = float(value)  # so that `--config.key=0.5` is not refused as a wrong type
+    if _is_config(value):
+      node[key] = value
+  node.update({k: v for k, v in arguments.items() if k not in node})
+  return ml_collections.ConfigDict(node)
+
+
+def build(node: Any, where: str = 'config') -> Any:
+  """The object that a node names; nodes inside it are built first. Values that are no nodes come back as they are.
+
+  Raises:
+    UserError: no such name, no such argument, or the target refused a value; says where.
+  """
+  if isinstance(node, (tuple, list)):
+    return tuple(build(item, f'{where}[{i}]') for i, item in enumerate(node))
+  if not isinstance(node, (dict, ml_collections.ConfigDict)):
+    return node
+  items = {key: build(value, f'{where}.{key}') for key, value in node.items() if key != 'make'}
+  if 'make' not in node:
+    return items
+  target = find(node['make'], where)
+  _check(f'{where} ({node["make"]})', _parameters(target), items)
+  try:
+    return target(**items)
+  except (TypeError, ValueError) as error:
+    raise UserError(f'{where}: {node["make"]} refused its arguments: {error}') from error
+
+
+def find(name: str, where: str = 'config') -> Any:
+  """What 'package.module:Name' or '/path/to/file.py:Name' names.
+
+  Raises:
+    UserError: the module or the name in it does not exist.
+  """
+  module_name, _, attribute = name.rpartition(':')
+  try:
+    module = _module_of_file(module_name) if module_name.endswith('.py') else importlib.import_module(module_name)
+  except (ImportError, FileNotFoundError, ValueError) as error:
+    raise UserError(f'{where}.make={name!r}: cannot import {module_name!r} ({error})') from error
+  if not hasattr(module, attribute):
+    raise UserError(f'{where}.make={name!r}: {module_name} has no {attribute!r}.{suggest(attribute, vars(module))}')
+  return getattr(module, attribute)
+
+
+def _module_of_file(path: str):
+  """A config file outside any package, imported once under a name of its own."""
+  name = 'sslax_user_' + pathlib.Path(path).resolve().as_posix().replace('/', '_').removesuffix('.py')
+  if name not in sys.modules:
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    try:
+      module_spec.loader.exec_module(module)
+    except BaseException:
+      del sys.modules[name]
+      raise
+  return sys.modules[name]
+
+
+def _name(target, caller) -> str:
+  if target.__module__ == caller.f_globals.get('__name__'):  # defined in the config file itself, which is no importable module
+    return f'{pathlib.Path(caller.f_globals["__file__"]).resolve()}:{target.__qualname__}'
+  return f'{target.__module__}:{target.__qualname__}'
+
+
+def _parameters(target) -> dict[str, inspect.Parameter]:
+  return {key: p for key, p in inspect.signature(target).parameters.items() if key not in _NOT_ARGUMENTS}
+
+
+def _check(where, parameters, arguments):
+  if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    return
+  for key in arguments:
+    if key not in parameters:
+      raise UserError(f'{where} has no argument {key!r}.{suggest(key, parameters)}')
+  missing = [k for k, p in parameters.items() if p.default is p.empty and k not in arguments and p.kind is not p.VAR_POSITIONAL]
+  if missing:
+    raise UserError(f'{where} needs {", ".join(missing)}')
+
+
+def _is_config(value) -> bool:
+  if isinstance(value, tuple):
+    return all(_is_config(v) for v in value)
+  return isinstance(value, (bool, int, float, str, ml_collections.ConfigDict, ml_collections.FieldReference)) and value is not inspect.Parameter.empty

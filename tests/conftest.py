@@ -1,0 +1,45 @@
+"""Eight fake devices, quick compilation, strict JAX: set before anything imports jax."""
+
+import os
+import pathlib
+import platform
+import sys
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+import absl.flags
+import jax
+import pytest
+
+CACHE = pathlib.Path(os.environ.get('SSLAX_TEST_CACHE', pathlib.Path(__file__).parent / '.cache' / f'jax-{jax.__version__}-{platform.machine()}'))
+jax.config.update('jax_compilation_cache_dir', str(CACHE))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+if not absl.flags.FLAGS.is_parsed():  # Grain's workers ask for parsed flags
+  absl.flags.FLAGS(sys.argv[:1])
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def _beside(name, variable):
+  places = [pathlib.Path(os.environ[variable])] if variable in os.environ else [ROOT.parent / 'shared' / name]
+  return next((p for p in places if p.is_dir()), None)
+
+
+@pytest.fixture(scope='session')
+def golden():
+  """The folder of reference values (tests/golden holds copies)."""
+  return pathlib.Path(__file__).parent / 'golden'
+
+
+@pytest.fixture(scope='session')
+def real_data():
+  """The folder of real data sets, beside the project or in SSLAX_TEST_DATA."""
+  path = _beside('data', 'SSLAX_TEST_DATA')
+  if path is None:
+    pytest.skip('no real data: put it in ../shared/data or set SSLAX_TEST_DATA')
+  return path
