@@ -18,8 +18,6 @@ import ml_collections
 
 from sslax.errors import UserError, suggest
 
-_NOT_ARGUMENTS = {'self', 'parent', 'name'}  # the last two belong to Flax modules
-
 
 def spec(target: Any, /, **arguments: Any) -> ml_collections.ConfigDict:
   """A config node that `build` turns into `target(**arguments)`.
@@ -104,7 +102,9 @@ def _name(target, caller) -> str:
 
 
 def _parameters(target) -> dict[str, inspect.Parameter]:
-  return {key: p for key, p in inspect.signature(target).parameters.items() if key not in _NOT_ARGUMENTS}
+  parameters = inspect.signature(target).parameters
+  flax = {'parent', 'name'} if 'parent' in parameters else set()  # every Flax module has these two, and no config sets them
+  return {key: p for key, p in parameters.items() if key not in flax}
 
 
 def _check(where, parameters, arguments):

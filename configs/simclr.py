@@ -1,0 +1,162 @@
+"""SimCLR v1 (Chen et al. 2020, https://arxiv.org/abs/2002.05709). Presets: digits, cifar10_cpu, cifar10, cifar10_simclr, imagenet."""
+
+from sslax.methods.simclr import SimCLR
+from sslax.models.mlp import MLP
+from sslax.models.resnet import ResNet
+from sslax.ops.views import RandomViews
+from sslax.run.config import base_config, unknown_preset
+from sslax.run.optim import Optimizer
+from sslax.spec import spec
+
+
+def official_head(hidden, out=128):
+  """The paper's two layers as the official code builds them: no biases, BatchNorm after both, the last one without offset or ReLU."""
+  return spec(MLP, features=(hidden, out), norm='bn', bias=False, final_bias=False, final_norm='bn_no_bias', kernel_init='normal_0.01')
+
+
+def digits(config):
+  """The quickstart: 1,297 handwritten 8x8 digits, two CPU cores, minutes. Status: see benchmarks/RESULTS.md."""
+  config.data.train, config.data.test, config.data.image_size = 'digits:@train', 'digits:@test', 16
+  config.batch_size, config.num_epochs = 256, 200.0
+  config.method = spec(
+    SimCLR,
+    encoder=spec(ResNet, depth=18, stem='cifar', stages=(1, 1, 1), base=32),
+    head=official_head(128, 64),
+    # A digit is a shape: nothing of it may change that would make it another digit. So no flips (2 and 5, 6 and 9), and no colours, as there are
+    # none. What differs between two writers of the same digit is slant, size, place, stroke width and pen pressure: shear, rotation below the angle
+    # that turns a 6 towards a 9, crops that keep most of the digit with a free aspect ratio, blur and noise (stroke), brightness and contrast (pressure).
+    augment=spec(
+      RandomViews,
+      size=16,
+      area=(0.5, 1.0),
+      ratio=(0.7, 1.4),
+      interpolation='bilinear',
+      flip=0.0,
+      jitter=(0.4, 0.4, 0.0, 0.0),
+      gray_prob=0.0,
+      blur_prob=0.5,
+      blur_kernel=5,
+      blur_sigma=(0.1, 1.5),
+      rotate=20.0,
+      shear=20.0,
+      erase_prob=0.0,
+    ),
+    temperature=0.2,
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(Optimizer, name='adamw', learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=1e-4)
+  config.checkpoint.every_steps = 100
+  config.online.every_steps = 100
+  config.eval.knn_k = 20
+
+
+def cifar10_cpu(config):
+  """Two CPU cores, at most 20 minutes. Status: see benchmarks/RESULTS.md."""
+  config.data.train, config.data.test, config.data.image_size = 'tfds:cifar10@train', 'tfds:cifar10@test', 32
+  config.batch_size, config.num_epochs = 256, 8.0
+  config.method = spec(
+    SimCLR,
+    encoder=spec(ResNet, depth=18, stem='cifar', stages=(1, 1, 1), base=16),
+    head=official_head(128, 128),
+    augment=spec(RandomViews, size=32, area=(0.2, 1.0), interpolation='bilinear', jitter=(0.4, 0.4, 0.4, 0.1), blur_prob=0.0),
+    temperature=0.2,
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(Optimizer, name='adamw', learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=1e-4)
+  config.checkpoint.every_steps = 200
+  config.online.every_steps = 400
+
+
+def cifar10(config):
+  """The protocol of lightly's CIFAR-10 table, to be compared with its SimCLR row: kNN (k 200, T 0.1) 0.848 at batch 512, 200 epochs.
+
+  python -m sslax.train --config=configs/simclr.py:cifar10 --workdir=runs/simclr_cifar10
+
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst (best epoch; 87 minutes on an A6000). ResNet-18 with a 3x3
+  stem and no ReLU after it (a quirk of their backbone that belongs to the published number), SGD 0.06 x batch / 128, cosine once an epoch to 0, no
+  warm-up, weight decay 5e-4 on every parameter, ImageNet mean and std.
+  Status: shape-checked, not yet run to the end.
+  """
+  config.data.train, config.data.test, config.data.image_size = 'tfds:cifar10@train', 'tfds:cifar10@test', 32
+  config.batch_size, config.num_epochs = 512, 200.0
+  config.method = spec(
+    SimCLR,
+    encoder=spec(ResNet, depth=18, stem='cifar', relu_after_stem=False, zero_init_residual=False, dtype='bfloat16'),
+    head=spec(MLP, features=(512, 128), norm='bn', bias=False, final_bias=False, final_norm='bn', kernel_init='torch'),
+    augment=spec(
+      RandomViews,
+      size=32,
+      area=(0.08, 1.0),
+      interpolation='bilinear',
+      jitter=(0.4, 0.4, 0.4, 0.1),
+      blur_prob=0.0,
+      mean=(0.485, 0.456, 0.406),
+      std=(0.229, 0.224, 0.225),
+    ),
+    temperature=0.5,
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(
+    Optimizer, name='sgd', learning_rate=0.06, scaling='linear', reference_batch=128, per_epoch=True, warmup='0 steps', weight_decay=5e-4, exclude=''
+  )
+  config.checkpoint.every_steps = 970
+  config.online.every_steps = 970
+
+
+def cifar10_simclr(config):
+  """The official CIFAR-10 recipe: linear probe about 0.91 after 1,000 epochs (README of google-research/simclr).
+
+  python -m sslax.train --config=configs/simclr.py:cifar10_simclr --workdir=runs/simclr_cifar10_official
+
+  ResNet-18, batch 512, LARS 1.0 x batch / 256, weight decay 1e-4, temperature 0.5, colour strength 0.5, no blur, inputs in [0, 1] without mean and std.
+  Status: shape-checked, not yet run.
+  """
+  config.data.train, config.data.test, config.data.image_size = 'tfds:cifar10@train', 'tfds:cifar10@test', 32
+  config.batch_size, config.num_epochs = 512, 1000.0
+  config.method = spec(
+    SimCLR,
+    encoder=spec(ResNet, depth=18, stem='cifar', projection='group', dtype='bfloat16'),
+    head=official_head(512),
+    augment=spec(RandomViews, size=32, area=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_prob=0.0),
+    temperature=0.5,
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(Optimizer, name='lars', learning_rate=1.0, scaling='linear', warmup='10 epochs', weight_decay=1e-4)
+  config.checkpoint.every_steps = 970
+  config.online.every_steps = 4850
+
+
+def imagenet(config):
+  """The paper's ImageNet setting at 100 epochs: linear probe 64.5 (Table B.1, batch 4096: 64.6 with linear, 64.5 with square-root scaling).
+
+  python -m sslax.train --config=configs/simclr.py:imagenet --workdir=runs/simclr_imagenet \\
+      --config.data.train='folder:/data/imagenet/train' --config.data.test='folder:/data/imagenet/val'
+
+  ResNet-50, batch 4096, LARS 0.3 x batch / 256, 10 epochs of warm-up, weight decay 1e-6 (the paper's; the code's default of 1e-4 is v2's).
+  The paper's hardware: 128 TPU v3 cores, 1.5 hours.
+  Status: shape-checked under jax.eval_shape, not yet run.
+  """
+  config.data.train, config.data.test = 'tfds:imagenet2012@train', 'tfds:imagenet2012@validation'
+  config.data.image_size, config.data.eval_resize, config.data.crop_on = 224, 256, 'host'
+  config.batch_size, config.num_epochs = 4096, 100.0
+  config.method = spec(
+    SimCLR,
+    encoder=spec(ResNet, depth=50, projection='group', dtype='bfloat16'),
+    head=official_head(2048),
+    augment=spec(RandomViews, size=224, area=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), brightness_impl='v1'),
+    temperature=0.1,
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(Optimizer, name='lars', learning_rate=0.3, scaling='linear', warmup='10 epochs', weight_decay=1e-6)
+
+
+PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_simclr, imagenet)}
+
+
+def get_config(preset: str = 'digits'):
+  """The config of a preset: --config=configs/simclr.py:PRESET."""
+  config = base_config()
+  if preset not in PRESETS:
+    raise unknown_preset(preset, PRESETS)
+  PRESETS[preset](config)
+  return config

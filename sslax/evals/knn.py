@@ -1,0 +1,118 @@
+"""Weighted k-nearest-neighbour classification of features: no training, hardly any hyper-parameters."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sslax.errors import UserError
+from sslax.evals import features
+
+_BLOCK = 8192  # gallery rows compared at a time: [batch, _BLOCK] similarities are alive, never [M, N]
+
+
+def predict(
+  train_x: Any,
+  train_y: Any,
+  x: Any,
+  *,
+  k: int = 20,
+  temperature: float = 0.07,
+  num_classes: int,
+  batch: int = 1024,
+  top: int = 1,
+) -> np.ndarray:
+  """The classes with most votes: the k nearest by cosine vote exp(similarity / temperature) for theirs.
+
+  Wu et al. 2018 (https://arxiv.org/abs/1805.01978, sec. 3.4; lemniscate test.py: k = 200) and DINO's eval_knn.py (k = 20 best).
+  Of equal similarities the first record of the gallery wins, of equal votes the lowest class.
+
+  Args:
+    train_x: [N, D] the gallery's features, of images without augmentation.
+    train_y: [N] integers in [0, num_classes).
+    x: [M, D] features to classify.
+    k: neighbours; N where that is smaller.
+    batch: rows of x at a time.
+    top: how many classes a row, best first.
+
+  Returns:
+    [M] int32, or [M, top] for top > 1.
+
+  Raises:
+    UserError: features or labels that do not fit, k < 1, temperature <= 0, top outside [1, num_classes].
+  """
+  train_x, train_y = features.checked(train_x, train_y, num_classes, 'kNN gallery')
+  x, _ = features.checked(x, name='kNN queries')
+  if train_x.shape[1] != x.shape[1]:
+    raise UserError(f'kNN: the gallery has {train_x.shape[1]} features and the queries {x.shape[1]}.')
+  if k < 1 or temperature <= 0 or not 1 <= top <= num_classes:
+    raise UserError(f'kNN: needs k >= 1 ({k}), temperature > 0 ({temperature}) and 1 <= top <= {num_classes} ({top}).')
+  block = min(_BLOCK, -(-len(train_x) // 128) * 128)
+  gallery = jnp.asarray(_blocks(_unit(train_x), block))
+  labels = jnp.asarray(_blocks(train_y, block, -1))  # -1: padding
+  ranked = [
+    np.asarray(_classify(gallery, labels, rows, jnp.float32(temperature), min(k, len(train_x)), num_classes, top))
+    for rows in _blocks(_unit(x), batch)
+  ]
+  ranked = np.concatenate(ranked)[: len(x)]
+  return ranked[:, 0] if top == 1 else ranked
+
+
+def accuracy(
+  train_x: Any,
+  train_y: Any,
+  test_x: Any,
+  test_y: Any,
+  *,
+  k: int = 20,
+  temperature: float = 0.07,
+  num_classes: int,
+  batch: int = 1024,
+  top: int = 1,
+) -> float:
+  """The fraction of [M, D] test_x whose label is among the `top` classes of `predict`; arguments as there."""
+  test_x, test_y = features.checked(test_x, test_y, num_classes, 'kNN test')
+  ranked = predict(train_x, train_y, test_x, k=k, temperature=temperature, num_classes=num_classes, batch=batch, top=top)
+  return float((ranked.reshape(len(test_y), -1) == test_y[:, None]).any(1).mean())
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+def _classify(gallery, labels, rows, temperature, k, num_classes, top):
+  """[B, top] classes of rows [B, D] from gallery [G, b, D] with labels [G, b]."""
+
+  def merge(best, part):
+    part_x, part_y = part
+    # HIGHEST: TPUs would multiply in bfloat16, which reorders neighbours.
+    s = jnp.matmul(rows, part_x.T, precision=lax.Precision.HIGHEST)
+    s = jnp.where(part_y[None] < 0, -jnp.inf, s)
+    # ORDER MATTERS: top_k prefers the lower position among equals, and the best so far come from earlier records.
+    s, i = lax.top_k(jnp.concatenate([best[0], s], 1), k)
+    y = jnp.concatenate([best[1], jnp.broadcast_to(part_y[None], (len(rows), len(part_y)))], 1)
+    return (s, jnp.take_along_axis(y, i, 1)), None
+
+  none = jnp.full((len(rows), k), -jnp.inf), jnp.full((len(rows), k), -1, jnp.int32)
+  (s, y), _ = lax.scan(merge, none, (gallery, labels))
+  weight = jnp.exp((s - s[:, :1]) / temperature)  # relative to the nearest: exp(1 / 0.01) is no float32
+
+  # One neighbour at a time: the one-hot [B, k, classes] of k = 200 and 1000 classes would be 200 times this; a scatter-add has no
+  # fixed order on GPUs.
+  def vote(votes, neighbour):
+    w, y = neighbour
+    return votes + w[:, None] * jax.nn.one_hot(y, num_classes), None
+
+  votes, _ = lax.scan(vote, jnp.zeros((len(rows), num_classes)), (weight.T, y.T))
+  return lax.top_k(votes, top)[1]
+
+
+def _unit(x):
+  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _blocks(x, size, fill=0):
+  """[N, ...] -> [ceil(N / size), size, ...], padded at the end."""
+  short = -len(x) % size
+  x = np.concatenate([x, np.full((short, *x.shape[1:]), fill, x.dtype)]) if short else x
+  return x.reshape(-1, size, *x.shape[1:])

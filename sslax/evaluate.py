@@ -1,0 +1,50 @@
+"""Evaluate the checkpoints of a run: python -m sslax.evaluate --workdir=runs/digits --probes=knn,linear,fewshot
+
+A separate program: it rebuilds the method from the config that the run saved and never writes to the run's checkpoints. Results go to
+eval.jsonl (each probe of each step once), a table on the terminal and report.html. Floors (raw pixels, the same encoder at random
+initialisation) stand beside every number.
+"""
+
+import pathlib
+
+from absl import flags
+
+from sslax.run import cli
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
+PROBES = flags.DEFINE_list('probes', ['knn', 'linear'], 'Any of knn, linear, sgd, fewshot, collapse.')
+STEP = flags.DEFINE_string('step', 'latest', 'latest, all, or the number of a step.')
+WATCH = flags.DEFINE_bool('watch', False, 'Follow a running training: evaluate each new checkpoint until the run is done.')
+POLL_SECONDS = flags.DEFINE_float('poll_seconds', 5, 'With --watch: how often to look for a new checkpoint.')
+TIMEOUT = flags.DEFINE_float('timeout', 0, 'With --watch: give up after so many seconds without a new checkpoint; 0: never.')
+DATA_TRAIN = flags.DEFINE_string('data_train', '', "URI of the labelled training set of the probes; default: the run's data.train.")
+DATA_TEST = flags.DEFINE_string('data_test', '', "URI of the labelled test set; default: the run's data.test.")
+FLOORS = flags.DEFINE_bool('floors', True, 'Also evaluate raw pixels and the randomly initialised encoder.')
+REPORT = flags.DEFINE_bool('report', True, 'Write report.html.')
+
+
+def main() -> None:
+  from sslax.errors import UserError, suggest
+  from sslax import evaluator
+
+  if not WORKDIR.value:
+    raise UserError('--workdir is missing: the folder that sslax.train wrote to')
+  workdir = pathlib.Path(WORKDIR.value).expanduser().absolute()
+  for probe in PROBES.value:
+    if probe not in evaluator.PROBES:
+      raise UserError(f'--probes={probe}: no such probe.{suggest(probe, evaluator.PROBES)}')
+  if STEP.value not in ('latest', 'all') and not STEP.value.isdigit():
+    raise UserError(f'--step={STEP.value} is none of latest, all, or a number')
+  cli.start_jax()
+  evaluation = evaluator.Evaluation(
+    workdir, probes=PROBES.value, data_train=DATA_TRAIN.value, data_test=DATA_TEST.value, floors=FLOORS.value, report=REPORT.value
+  )
+  if WATCH.value:
+    evaluation.watch(POLL_SECONDS.value, TIMEOUT.value)
+  else:
+    evaluation.run(STEP.value)
+  evaluation.show()
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,363 @@
+"""The room behind `evaluate`: which checkpoints, which features, which probes; results kept in eval.jsonl, shown as a table and a report."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from sslax.data import pipeline
+from sslax.data.sources import open_source
+from sslax.errors import UserError
+from sslax.evals import collapse, fewshot, floors, knn, linear, pictures, pretext, report
+from sslax.evals.features import cached, extract
+from sslax.run import config as configs
+from sslax.run import loop, sharding
+from sslax.run.checkpoint import Reader, Vanished
+from sslax.run.faults import read_status
+from sslax.step import init_state
+
+PROBES = ('knn', 'linear', 'sgd', 'fewshot', 'collapse')
+SHOTS = (1, 5, 10)
+PIXELS, RANDOM = 'raw pixels', 'random encoder'
+
+
+@dataclasses.dataclass
+class Sets:
+  """Features and labels of the training and the test images, [N, D] and [N]."""
+
+  train: dict[str, np.ndarray]
+  test: dict[str, np.ndarray]
+
+
+class Evaluation:
+  """Probes of one run. Each (step, features, probe, settings) is computed once, whoever asks and however often."""
+
+  def __init__(self, workdir: pathlib.Path, *, probes: list[str], data_train: str = '', data_test: str = '', floors: bool = True, report: bool = True):
+    """Reads the saved config and what has been evaluated before; computes nothing.
+
+    Raises:
+      UserError: no run here.
+    """
+    self.workdir, self.probes, self.wants_floors, self.wants_report = workdir, probes, floors, report
+    self.config = configs.load(workdir)
+    self.config.mesh.data, self.config.mesh.fsdp = -1, 1  # the evaluator's own devices
+    self.data = {'train': data_train or self.config.data.train, 'test': data_test or self.config.data.test}
+    if not self.data['test']:
+      raise UserError('this run has no data.test: name a labelled test set with --data_test=URI')
+    self.reader = Reader(workdir)
+    self.rows = report_rows(workdir)
+    self.settings = hashlib.sha256(
+      json.dumps([self.data, self.config.eval.to_dict(), self.config.data.image_size, self.config.data.eval_resize], sort_keys=True).encode()
+    ).hexdigest()[:12]
+    self._prepared = None
+    self.shown_step = None
+
+  # What to evaluate
+
+  def run(self, step: str) -> None:
+    """Evaluates the named step(s): 'latest', 'all', or a number."""
+    steps = self.reader.steps()
+    if not steps:
+      raise UserError(f'{self.workdir} holds no checkpoint yet (last word of the run: {read_status(self.workdir).get("reason", "none")}); --watch waits for one')
+    wanted = steps if step == 'all' else [steps[-1]] if step == 'latest' else [int(step)]
+    if wanted[0] not in steps:
+      raise UserError(f'there is no checkpoint of step {wanted[0]}; there are {", ".join(map(str, steps))}')
+    for step in wanted:
+      try:
+        self.evaluate(step)
+      except Vanished:  # the trainer keeps only the newest: not an error
+        print(f'step {step} was deleted by the trainer meanwhile', file=sys.stderr)
+
+  def watch(self, poll_seconds: float, timeout: float) -> None:
+    """Evaluates each new checkpoint until the run has ended and its last one is done."""
+    done, last_news = set(), time.time()
+    print(f'watching {self.workdir}', flush=True)
+    while True:
+      ended = read_status(self.workdir).get('reason') in ('done', 'diverged')  # read before the list: no checkpoint can come after
+      new = [step for step in self.reader.steps() if step not in done]
+      for step in new:
+        done.add(step)
+        try:
+          self.evaluate(step)
+        except Vanished:
+          continue
+        last_news = time.time()
+        print(f'step {step}: ' + ', '.join(f'{key} {value:.4f}' for key, value in self.headline(step).items()), flush=True)
+      if ended and not new:
+        return
+      if timeout and time.time() - last_news > timeout:
+        print(f'no new checkpoint for {timeout:.0f} s', file=sys.stderr)
+        return
+      if not new:
+        time.sleep(poll_seconds)
+
+  def evaluate(self, step: int) -> None:
+    """All probes of one checkpoint, and of the floors, that are not in eval.jsonl yet."""
+    self.shown_step = step
+    todo = [('trained', step)] + ([(PIXELS, 0), (RANDOM, 0)] if self.wants_floors else [])
+    todo = [(features, at, probe) for features, at in todo for probe in self.probes if self._find(features, at, probe) is None]
+    todo = [(f, s, p) for f, s, p in todo if not (p == 'sgd' and f == PIXELS)]
+    if not todo:
+      return
+    sets: dict[str, Sets] = {}
+    for features, at, probe in todo:
+      if features not in sets:
+        sets[features] = self._features(features, at)
+      started = time.time()
+      values = self._probe(probe, sets[features], features, at)
+      self._write({'step': at, 'features': features, 'probe': probe, 'settings': self.settings, 'values': values, 'seconds': round(time.time() - started, 2)})
+
+  # Features
+
+  def _prepare(self):
+    """The run's method, data and shapes; once, and only if something must be computed."""
+    if self._prepared is None:
+      train, test = open_source(self.data['train']), open_source(self.data['test'])
+      for key, source in (('train', train), ('test', test)):
+        if not source.num_classes:
+          raise UserError(f'{self.data[key]} has no labels, and probes need them: name labelled data with --data_{key}=URI')
+      run = loop.prepare_shapes(self.config, len(train))
+      self._prepared = run, {'train': train, 'test': test}
+    return self._prepared
+
+  def _batch_size(self):
+    devices = self._prepare()[0].mesh.size
+    return max(1, self.config.eval.batch_size // devices) * devices
+
+  def _batches(self, source):
+    data = self.config.data
+    return pipeline.eval_batches(
+      source, batch_size=self._batch_size(), image_size=data.image_size, resize=data.eval_resize or data.image_size, threads=data.threads, max_pixels=data.max_pixels
+    )
+
+  def _features(self, features: str, step: int) -> Sets:
+    run, sources = self._prepare()
+    state = None
+
+    def of(name):
+      nonlocal state
+      source = sources[name]
+      if features == PIXELS:
+        parts = [(floors.raw_pixels(b['image'][b['mask']]), b['label'][b['mask']], b['index'][b['mask']]) for b in self._batches(source)]
+        return dict(zip(('pooled', 'label', 'index'), (np.concatenate(part) for part in zip(*parts, strict=True)), strict=True))
+      if state is None:
+        state = self._state(features, step)
+      total = -(-len(source) // self._batch_size())
+      return extract(run.method, state.params, state.memory, self._batches(source), mesh=run.mesh, progress=True, total=total)
+
+    def keyed(name):
+      key = {'features': features, 'step': step, 'set': self.data[name], 'settings': self.settings, 'config': self.config.to_json(sort_keys=True)}
+      return cached(self.workdir / 'features', key, lambda: of(name))
+
+    return Sets(keyed('train'), keyed('test'))
+
+  def _state(self, features: str, step: int):
+    run = self._prepare()[0]
+    if features == RANDOM:
+      init = jax.jit(lambda b: init_state(run.method, run.tx, self.config.seed, b), out_shardings=run.state_sharding())
+      return init({k: jax.device_put(np.zeros(a.shape, a.dtype), sharding.replicated(run.mesh)) for k, a in run.abstract_batch.items()})
+    with self.reader.pin(step):  # the trainer may not delete it while it is read
+      return self.reader.restore(run.abstract_state, step)
+
+  # Probes
+
+  def _probe(self, probe: str, sets: Sets, features: str, step: int) -> dict[str, Any]:
+    _, sources = self._prepare()
+    x, y, tx, ty = sets.train['pooled'], sets.train['label'], sets.test['pooled'], sets.test['label']
+    classes, settings = sources['train'].num_classes, self.config.eval
+    if probe == 'knn':
+      k = min(settings.knn_k, len(y))
+      return {'top1': float(knn.accuracy(x, y, tx, ty, k=k, temperature=settings.knn_temperature, num_classes=classes)), 'k': k}
+    if probe == 'linear':
+      found = linear.probe(x, y, tx, ty, classes)
+      return {key: float(found[key]) for key in ('accuracy', 'top5', 'l2') if key in found}
+    if probe == 'sgd':
+      return {'accuracy': self._sgd(sources, tx, ty, classes, features, step)}
+    if probe == 'fewshot':
+      shots = tuple(n for n in SHOTS if n <= np.bincount(y, minlength=classes).min())
+      found = fewshot.low_shot(x, y, tx, ty, num_classes=classes, shots=shots, draws=10, seed=0)
+      return {str(shot): {k: [float(v) for v in value] if np.ndim(value) else float(value) for k, value in row.items()} for shot, row in found.items()}
+    return {key: float(value) for key, value in collapse.metrics(tx).items()}
+
+  def _sgd(self, sources, tx, ty, classes, features, step) -> float:
+    from sslax.ops.views import RandomViews
+
+    run, config = self._prepare()[0], self.config
+    state = self._state(features, step)
+    size, steps = config.eval.batch_size, 30 * max(1, len(sources['train']) // config.eval.batch_size)
+    crop = RandomViews(count=1, size=config.data.image_size, area=(0.08, 1.0), jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+    batches = pipeline.train_batches(
+      sources['train'], batch_size=size, seed=0, image_size=config.data.image_size, crops=(crop.crop(),), crop_on=config.data.crop_on,
+      threads=config.data.threads, max_pixels=config.data.max_pixels,
+    )  # fmt: skip
+    return float(
+      linear.sgd_probe(
+        lambda images: run.method.features(state.params, state.memory, {'image': images})['pooled'],
+        batches, tx, ty, num_classes=classes, steps=steps, batch_size=size,
+        augment=lambda rng, batch: crop(rng, batch)[:, 0],
+      )
+    )  # fmt: skip
+
+  # Results
+
+  def _find(self, features: str, step: int, probe: str) -> dict[str, Any] | None:
+    for row in self.rows:
+      if (row['features'], row['step'], row['probe'], row['settings']) == (features, step, probe, self.settings):
+        return row['values']
+    return None
+
+  def _write(self, row: dict[str, Any]) -> None:
+    self.rows.append(row)
+    with (self.workdir / 'eval.jsonl').open('a', encoding='utf-8') as file:
+      file.write(json.dumps(row) + '\n')
+      file.flush()
+      os.fsync(file.fileno())
+
+  def headline(self, step: int) -> dict[str, float]:
+    """The first figure of each probe."""
+    found = {probe: self._find('trained', step, probe) for probe in self.probes}
+    figures = {}
+    for probe, values in found.items():
+      if values:
+        key, value = next(iter(values.items()))
+        figures[probe if probe != 'collapse' else key] = value['mean'] if isinstance(value, dict) else value
+    return figures
+
+  def table(self, step: int) -> report.Table:
+    """One row a feature set, one column a figure."""
+    sets = [(PIXELS, 0), (RANDOM, 0), ('trained', step)] if self.wants_floors else [('trained', step)]
+    name = self.config.method.make.split(':')[-1]
+    columns, cells = [], {}
+    for features, at in sets:
+      for probe in self.probes:
+        for column, text in _cells(probe, self._find(features, at, probe)):
+          if column not in columns:
+            columns.append(column)
+          cells[features, column] = text
+    rows = [[name if features == 'trained' else features, *(cells.get((features, column), '') for column in columns)] for features, _ in sets]
+    return report.Table(f'Step {step}', ['features', *columns], rows, self._caption())
+
+  def _caption(self):
+    parts = [f'probes trained on {self.data["train"]}, tested on {self.data["test"]}.']
+    if 'fewshot' in self.probes:
+      parts.append('n labels: accuracy of the nearest centroid with n labels a class, mean +- standard deviation of 10 draws (the same draws for every row).')
+    if 'knn' in self.probes:
+      parts.append(f'kNN: weighted, k {self.config.eval.knn_k}, temperature {self.config.eval.knn_temperature}, all labels.')
+    if 'linear' in self.probes:
+      parts.append('linear: logistic regression on all labels, regularisation chosen on a tenth of the training set.')
+    return ' '.join(parts)
+
+  def show(self) -> None:
+    """The table on the terminal, and report.html."""
+    if self.shown_step is None:
+      return
+    print('\n' + report.text_table(self.table(self.shown_step)))
+    path = self.workdir / 'report.html'
+    if self.wants_report:
+      key = hashlib.sha256(json.dumps([self.rows, self.shown_step, self.probes], sort_keys=True).encode()).hexdigest()
+      stamp = self.workdir / 'features' / 'report.key'
+      if not path.exists() or not stamp.exists() or stamp.read_text() != key:
+        self._report(path)
+        stamp.parent.mkdir(exist_ok=True)
+        stamp.write_text(key)
+      print(f'report: {path}')
+
+  def _report(self, path: pathlib.Path) -> None:
+    step, name = self.shown_step, self.config.method.make.split(':')[-1]
+    run, sources = self._prepare()
+    sets = self._features('trained', step)
+    metrics = report.read_jsonl(self.workdir / 'metrics.jsonl')
+    figures = []
+
+    def add(title, data, kind, caption, alt):
+      figures.append(report.Figure(title, data, kind, caption, alt))
+
+    def series(*keys):
+      return {key: ([m['step'] for m in metrics if key in m], [m[key] for m in metrics if key in m]) for key in keys if any(key in m for m in metrics)}
+
+    for title, keys, log_y in (('Loss', ('loss',), False), ('Accuracy during training', ('knn', 'contrastive_accuracy'), False), ('Norms', ('grad_norm', 'param_norm'), True)):
+      if series(*keys):
+        add(title, pictures.curves(series(*keys), ylabel=title.lower(), log_y=log_y), 'svg', f'{", ".join(series(*keys))} at each logged step.', f'curve of {title.lower()}')
+    shots = self._find('trained', step, 'fewshot')
+    if shots:
+      bars, errors = {}, {}
+      for features, at in ((PIXELS, 0), (RANDOM, 0), ('trained', step)):
+        values = self._find(features, at, 'fewshot')
+        if values:
+          label = name if features == 'trained' else features
+          bars[label], errors[label] = [values[n]['mean'] for n in shots], [values[n]['stderr'] for n in shots]
+      add('Label efficiency', pictures.bars([f'{n} a class' for n in shots], bars, errors, xlabel='labels', ylabel='accuracy'), 'svg',
+          'Nearest centroid; mean of 10 draws, bars show the standard error.', 'bars of accuracy by number of labels')  # fmt: skip
+    classes = sources['train'].classes
+    for method in ('pca', 'tsne'):
+      add(f'Map of the test features ({"t-SNE" if method == "tsne" else "PCA"})', pictures.feature_map(sets.test['pooled'], sets.test['label'], classes, method),
+          'png', 'Colours are classes; training saw none.', f'{method} of the features')  # fmt: skip
+    add('Nearest neighbours', self._neighbours(sets, sources), 'png', 'Left: test images. Right: the most similar training images by cosine of the features.', 'sheet of nearest neighbours')
+    try:
+      add('The pretext task', pictures.png(pretext.sheet(run.method, self.config, open_source(self.config.data.train))), 'png',
+          'Original images and the views that the loss compares.', 'sheet of views')  # fmt: skip
+    except UserError as error:  # the evaluator may run where the training data is not
+      print(f'no sheet of views: {error}', file=sys.stderr)
+    status = read_status(self.workdir)
+    report.write(
+      path,
+      title=f'{name} on {self.config.data.train}',
+      summary={
+        'step': str(step),
+        'images seen': f'{step * self.config.batch_size:,}',
+        'run': str(status.get('reason', '')),
+        'bad records': str(status.get('bad_records', 0)),
+        'workdir': str(self.workdir),
+        'written': time.strftime('%Y-%m-%d %H:%M'),
+      },
+      tables=[self.table(step)],
+      figures=figures,
+      config_json=self.config.to_json(indent=1, sort_keys=True),
+      versions=loop.versions(),
+      notes=[],
+    )
+
+  def _neighbours(self, sets: Sets, sources, queries: int = 8, k: int = 8) -> bytes:
+    rows = np.random.default_rng(0).permutation(len(sets.test['label']))[:queries]
+    x, q = _unit(sets.train['pooled']), _unit(sets.test['pooled'][rows])
+    similarity = q @ x.T
+    nearest = np.argsort(-similarity, axis=1)[:, :k]
+    side, most = max(32, min(self.config.data.image_size, 96)), self.config.data.max_pixels
+    used, place = np.unique(nearest, return_inverse=True)
+    gallery = np.stack([pretext.original(sources['train'], int(sets.train['index'][i]), side, most) for i in used])
+    picture = pictures.neighbours_sheet(
+      np.stack([pretext.original(sources['test'], int(sets.test['index'][i]), side, most) for i in rows]),
+      sets.test['label'][rows], gallery, sets.train['label'][used], place.reshape(nearest.shape),
+      np.take_along_axis(similarity, nearest, 1), sources['train'].classes or None,
+    )  # fmt: skip
+    return pictures.png(picture)
+
+
+def report_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  path = workdir / 'eval.jsonl'
+  return report.read_jsonl(path) if path.exists() else []
+
+
+def _cells(probe: str, values: dict[str, Any] | None) -> list[tuple[str, str]]:
+  if values is None:
+    return []
+  if probe == 'knn':
+    return [('kNN', f'{values["top1"]:.3f}')]
+  if probe == 'linear':
+    return [('linear', f'{values["accuracy"]:.3f}')]
+  if probe == 'sgd':
+    return [('linear (SGD)', f'{values["accuracy"]:.3f}')]
+  if probe == 'fewshot':
+    return [(f'{n} label{"s" if n != "1" else ""}', f'{row["mean"]:.3f} +- {row["std"]:.3f}') for n, row in values.items()]
+  return [(key, f'{value:.3f}') for key, value in values.items()]
+
+
+def _unit(x):
+  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

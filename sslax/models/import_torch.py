@@ -1,0 +1,145 @@
+"""Weights of torchvision ResNets and timm vision transformers, from safetensors files. No PyTorch, no pickle."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+from sslax.errors import UserError
+
+PyTree = Any
+
+_CONVERT = """where PyTorch is at hand, convert it with
+  python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); \\
+  d = d.get('state_dict', d); s.save_file({k: v.clone() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])" \
+"""
+
+
+def load(source: str | pathlib.Path | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The arrays of a state_dict, by name.
+
+  Args:
+    source: a .safetensors file, or a dict of arrays, which comes back as numpy arrays.
+
+  Raises:
+    UserError: a pickled file (.pth, .pt, .bin, ...; reading one may run code), no such file, or a damaged one.
+  """
+  if isinstance(source, Mapping):
+    return {name: np.asarray(x) for name, x in source.items()}
+  path = pathlib.Path(source)
+  if path.suffix != '.safetensors':
+    raise UserError(f'{path}: only .safetensors are read, not pickled files; {_CONVERT}{path} {path.with_suffix(".safetensors")}')
+  try:
+    return safetensors.numpy.load_file(path)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise UserError(f'{path}: cannot be read as safetensors ({error}); check the path, or fetch the file again') from error
+
+
+def resnet(
+  state: Mapping[str, np.ndarray],
+  params: PyTree,
+  stats: PyTree,
+  *,
+  prefix: str | tuple[str, ...] = (),
+  ignore: tuple[str, ...] = ('fc.',),
+) -> tuple[PyTree, PyTree]:
+  """(params, stats) of a `ResNet` from torchvision's names.
+
+  Args:
+    state: name -> array; num_batches_tracked is left out.
+    params, stats: what the module's init returns (arrays, or shapes under `jax.eval_shape`): structure, shapes, dtypes.
+    prefix: cut from the front of names that begin with it, each of a tuple in turn: ('module.', 'backbone.').
+    ignore: names that begin so, before or after the cut, are left out.
+
+  Raises:
+    UserError: a name that nothing needs, a parameter without a name, or another shape: all are listed.
+  """
+  leaf = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
+
+  def rule(path, take):
+    module = '.'.join(path[:-1]).replace('_conv', '.0').replace('_bn', '.1').replace('_', '.')  # layer1_0/downsample_bn
+    return _kernel(path, take(f'{module}.{leaf[path[-1]]}'))
+
+  state = {name: x for name, x in state.items() if not name.endswith('num_batches_tracked')}
+  both = _fill({'params': params, 'stats': stats}, state, rule, prefix, ignore)
+  return both['params'], both['stats']
+
+
+def vit(
+  state: Mapping[str, np.ndarray], params: PyTree, *, prefix: str | tuple[str, ...] = (), ignore: tuple[str, ...] = ('head.',)
+) -> PyTree:
+  """params of a `ViT`, looped or scanned, from timm's names, which the official DINO, MAE and MoCo v3 checkpoints share.
+
+  Networks with fixed positions do not keep them: add 'pos_embed' to `ignore`. The rest is as in `resnet`.
+  """
+  top = {
+    ('cls',): 'cls_token',
+    ('patches', 'projection', 'kernel'): 'patch_embed.proj.weight',
+    ('patches', 'projection', 'bias'): 'patch_embed.proj.bias',
+    ('norm', 'scale'): 'norm.weight',
+    ('norm', 'bias'): 'norm.bias',
+  }
+  block = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2', 'norm1': 'norm1', 'norm2': 'norm2'}
+  has_class = 'cls' in params
+
+  def rule(path, take):
+    if path == ('cls_position',):
+      return take('pos_embed')[:, :1]
+    if path == ('patches', 'positions'):
+      return take('pos_embed')[:, int(has_class) :].reshape(params['patches']['positions'].shape)
+    if path in top:
+      return _kernel(path, take(top[path]))
+    if path[1] in ('scale1', 'scale2'):
+      name = f'ls{path[1][-1]}.gamma'
+    else:
+      name = f'{block[path[1]]}.{"bias" if path[2] == "bias" else "weight"}'
+    if path[0] != 'blocks':
+      return _kernel(path, take(f'blocks.{path[0].removeprefix("blocks_")}.{name}'))
+    any_leaf = params['blocks']['norm1']['scale']
+    return np.stack([_kernel(path, take(f'blocks.{i}.{name}')) for i in range(any_leaf.shape[0])])
+
+  return _fill(params, state, rule, prefix, ignore)
+
+
+def _kernel(path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
+  """PyTorch's [out, in, ...] -> Flax's [..., in, out]."""
+  return np.moveaxis(x, (0, 1), (-1, -2)) if path[-1] == 'kernel' else x
+
+
+def _fill(template: PyTree, state: Mapping[str, np.ndarray], rule: Callable, prefix, ignore) -> PyTree:
+  """`template` with rule(path, take) at each leaf, where take(name) is an entry of `state`; every entry must be taken."""
+  names = {}
+  for name in state:
+    short = name
+    for p in (prefix,) if isinstance(prefix, str) else prefix:
+      short = short.removeprefix(p)
+    if not name.startswith(tuple(ignore)) and not short.startswith(tuple(ignore)):
+      names[short] = name
+  taken, problems, leaves = set(), [], {}
+
+  def take(name):
+    taken.add(name)
+    return state[names[name]]
+
+  for path, leaf in traverse_util.flatten_dict(template).items():
+    inner = path[1:] if path[0] in ('params', 'stats') else path
+    try:
+      x = rule(inner, take)
+    except KeyError as error:
+      problems.append(f'missing: {error.args[0]} for {"/".join(path)} {leaf.shape}')
+      continue
+    except ValueError as error:  # positions of another grid
+      problems.append(f'wrong shape: {"/".join(path)} {leaf.shape}: {error}')
+      continue
+    if x.shape != leaf.shape:
+      problems.append(f'wrong shape: {"/".join(path)} is {leaf.shape}, the weights are {x.shape}')
+    leaves[path] = jnp.asarray(x, leaf.dtype)
+  problems += [f'not used: {names[name]} {state[names[name]].shape}' for name in names if name not in taken]
+  if problems:
+    raise UserError('these weights are not of this network (see `prefix` and `ignore`):\n  ' + '\n  '.join(problems))
+  return traverse_util.unflatten_dict(leaves)

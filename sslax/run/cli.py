@@ -1,0 +1,145 @@
+"""How a binary starts and ends: flags read, user errors in one message, exit codes that launchers rely on."""
+
+import logging
+import os
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from sslax import errors
+from sslax.errors import UserError, suggest
+
+
+def define_config(required: bool = True) -> None:
+  """--config=FILE.py[:preset], and --config.any.leaf=value."""
+  config_flags.DEFINE_config_file('config', None, 'A config file and its preset: configs/simclr.py:digits. Any leaf is a flag: --config.seed=1.', lock_config=True)
+  if required:
+    flags.mark_flag_as_required('config')
+
+
+def run(main: Callable[[], int | None]) -> None:
+  """Reads the flags, calls `main`, exits. Nothing a user can get wrong ends in a traceback."""
+  logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s', stream=sys.stderr)
+  logging.getLogger('absl').setLevel(logging.WARNING)
+  code = _run(main)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  sys.exit(code)
+
+
+def _run(main) -> int:
+  try:
+    _parse(sys.argv)
+    return main() or errors.DONE
+  except UserError as error:
+    return _say(f'error: {error}', errors.USER_ERROR)
+  except errors.Diverged as error:
+    return _say(f'diverged: {error}', errors.DIVERGED)
+  except errors.Interrupted as error:
+    return _say(f'interrupted: {error}', errors.INTERRUPTED)
+  except KeyboardInterrupt:
+    return _say('interrupted before there was a state to save', 130)
+  except PermissionError as error:
+    return _say(f'error: no permission: {error}', errors.USER_ERROR)
+
+
+def _say(message, code):
+  print(message, file=sys.stderr)
+  return code
+
+
+def _parse(argv: list[str]) -> None:
+  app.define_help_flags()
+  for place, word in enumerate(argv[1:], 1):  # ml_collections would report a missing file from deep inside
+    if word == '--config' and place + 1 < len(argv):
+      _check_config_file(argv[place + 1])
+    elif word.startswith('--config='):
+      _check_config_file(word.removeprefix('--config='))
+  try:
+    rest = flags.FLAGS(argv)
+  except SystemExit:  # --help has printed; absl ends it with 1
+    raise SystemExit(errors.DONE) from None
+  except UserError as error:
+    raise UserError(f'--config: {error}') from None
+  except flags.UnrecognizedFlagError as error:
+    name = error.flagname.removeprefix('no')
+    hint = suggest(error.flagname, _flag_names())
+    raise UserError(f'unknown flag --{error.flagname}.{hint if "Did" in hint else suggest(name, _flag_names())}') from None
+  except (AttributeError, KeyError) as error:
+    raise UserError(f'unknown config key: {_unknown_key(argv, error)}') from None
+  except (flags.Error, ValueError, TypeError, SyntaxError) as error:
+    raise UserError(_shorten(str(error))) from None
+  except (FileNotFoundError, IsADirectoryError) as error:
+    raise UserError(str(error)) from None
+  except Exception as error:  # the config file is Python of the user's: its own traceback helps, ours does not
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    raise UserError(f'--config: {last.filename}:{last.lineno}: {type(error).__name__}: {error}') from error
+  if len(rest) > 1:
+    stray = rest[1]
+    hint = f' Did you mean --{stray}?' if '=' in stray else suggest(stray, [f'--{name}' for name in _flag_names()])
+    raise UserError(f'stray argument {stray!r}: arguments are flags (--name=value).{hint}')
+
+
+def _check_config_file(value: str) -> None:
+  path = pathlib.Path(re.sub(r'\.py:.*$', '.py', value))
+  if not path.is_file():
+    beside = sorted(p.as_posix() for p in (path.parent if path.parent.is_dir() else pathlib.Path('configs')).glob('*.py'))
+    raise UserError(f'--config={value}: there is no file {path}.{suggest(path.as_posix(), beside)}')
+
+
+def _flag_names():
+  return [name for module, fs in flags.FLAGS.flags_by_module_dict().items() if not module.startswith('absl') for name in (f.name for f in fs)]
+
+
+def _unknown_key(argv, error) -> str:
+  """ml_collections says only the last part of a path that does not exist; find which override it was and what is near."""
+  from sslax.run.config import flat
+
+  try:
+    config = flags.FLAGS['config'].value
+    known = list(flat(config))
+  except Exception:  # the config itself could not be read
+    known = []
+  for word in argv[1:]:
+    key = re.match(r'--(?:no)?config\.([^=]+)', word)
+    if key and known and key[1] not in known:
+      return f'config.{key[1]}.{suggest(key[1], known) if not _near_tail(key[1], known) else " Did you mean " + " or ".join(_near_tail(key[1], known)) + "?"}'
+  return _shorten(str(error))
+
+
+def _near_tail(key, known):
+  """Keys that end in the same word: `temperature` for `method.temperature`."""
+  tail = key.split('.')[-1]
+  return [k for k in known if k.split('.')[-1] == tail][:3]
+
+
+def _shorten(text: str) -> str:
+  return ' '.join(text.split())[:600]
+
+
+def start_jax() -> None:
+  """Joins the other processes when SSLAX_COORDINATOR (host:port), SSLAX_NUM_PROCESSES and SSLAX_PROCESS_ID say so; sets the compilation cache.
+
+  Must run before anything asks jax for devices.
+  """
+  import jax
+
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(os.environ.get('XDG_CACHE_HOME', pathlib.Path.home() / '.cache')) / 'sslax' / 'jax'))
+  jax.config.update('jax_compilation_cache_dir', cache)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  count = int(os.environ.get("SSLAX_NUM_PROCESSES", "1"))
+  if count > 1:
+    missing = [name for name in ('SSLAX_COORDINATOR', 'SSLAX_PROCESS_ID') if name not in os.environ]
+    if missing:
+      raise UserError(f'SSLAX_NUM_PROCESSES={count} needs {" and ".join(missing)}')
+    jax.distributed.initialize(os.environ['SSLAX_COORDINATOR'], count, int(os.environ['SSLAX_PROCESS_ID']), heartbeat_timeout_seconds=30, shutdown_timeout_seconds=60)
+  try:
+    jax.devices()
+  except RuntimeError as error:
+    raise UserError(f'jax finds no device: {_shorten(str(error))}. JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")!r}') from None

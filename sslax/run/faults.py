@@ -1,0 +1,77 @@
+"""Signals, status.json and the numbers that must not be lost when a run ends early."""
+
+import json
+import os
+import pathlib
+import signal
+import threading
+import time
+from typing import Any
+
+import jax
+
+
+class StopRequest:
+  """SIGTERM and SIGINT set a flag that the loop reads once a step; a second signal ends the process at once.
+
+  Orbax's own preemption hook does nothing in a single process without jax.distributed, hence this one.
+  """
+
+  def __init__(self):
+    self.signal = ''
+    self._old = {}
+
+  def __enter__(self):
+    if threading.current_thread() is threading.main_thread():  # Python takes handlers in the main thread only (notebooks: none)
+      for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        self._old[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(self, *_):
+    for number, old in self._old.items():
+      signal.signal(number, old)
+
+  def _handle(self, number, _frame):
+    if self.signal:  # asked twice: somebody is in a hurry
+      os._exit(128 + number)
+    self.signal = signal.Signals(number).name
+
+  def agreed(self, step: int) -> bool:
+    """True on every process at the same step, once any of them was asked to stop."""
+    if jax.process_count() == 1:
+      return bool(self.signal)
+    from jax.experimental import multihost_utils
+
+    # jax.distributed turns SIGTERM into a preemption notice that all processes agree on.
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """Readers see the old file or the new one, never half of it."""
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  temporary.write_text(text, encoding='utf-8')
+  os.replace(temporary, path)
+
+
+class Status:
+  """workdir/status.json: step, reason, last good checkpoint, counters. Process 0 writes it."""
+
+  def __init__(self, workdir: pathlib.Path, **fields: Any):
+    self.path = workdir / 'status.json'
+    self.fields = fields
+    self._written = 0.0
+
+  def update(self, *, now: bool = True, **fields: Any) -> None:
+    """Replaces the file; with now=False at most once in five seconds."""
+    self.fields.update(fields)
+    if jax.process_index() == 0 and (now or time.time() - self._written > 5):
+      self._written = time.time()
+      write_atomically(self.path, json.dumps({**self.fields, 'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'pid': os.getpid()}, indent=1) + '\n')
+
+
+def read_status(workdir: pathlib.Path) -> dict[str, Any]:
+  """What the last run in this workdir said of itself; {} when there was none."""
+  try:
+    return json.loads((workdir / 'status.json').read_text(encoding='utf-8'))
+  except (FileNotFoundError, json.JSONDecodeError):
+    return {}

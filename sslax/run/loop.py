@@ -1,0 +1,321 @@
+"""The training loop: prepare (builds and checks everything, compiles nothing), summary, train. It knows no method by name."""
+
+import dataclasses
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import ml_collections
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import sslax
+from sslax.data import pipeline
+from sslax.data.bad import BadRecords
+from sslax.data.sources import open_source
+from sslax.errors import Diverged, Interrupted, UserError
+from sslax.method import Method
+from sslax.run import config as configs
+from sslax.run import sharding
+from sslax.run.checkpoint import Checkpointer, state_hash
+from sslax.run.faults import Status, StopRequest, read_status
+from sslax.run.metrics import MetricWriter
+from sslax.spec import build
+from sslax.step import TrainState, init_state, jit_step
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything that a run needs before its first step. Nothing here has been compiled."""
+
+  config: ml_collections.ConfigDict
+  method: Method
+  tx: optax.GradientTransformation
+  learning_rate: Callable[[int], float]
+  source: Any
+  mesh: jax.sharding.Mesh
+  total_steps: int
+  steps_per_epoch: int
+  abstract_state: TrainState  # shapes, dtypes and where they live
+  abstract_batch: dict[str, jax.ShapeDtypeStruct]
+  images: str  # what the data looks like, for the summary
+
+  def state_sharding(self) -> PyTree:
+    return jax.tree.map(lambda a: a.sharding, self.abstract_state)
+
+
+def build_method(config: ml_collections.ConfigDict) -> Method:
+  """The method of a config.
+
+  Raises:
+    UserError: config.method names something that is no method.
+  """
+  method = build(config.method, 'config.method')
+  if not isinstance(method, Method):
+    raise UserError(f'config.method.make={config.method.get("make", "")!r} is no sslax.method.Method')
+  return method
+
+
+def prepare(config: ml_collections.ConfigDict) -> Run:
+  """Opens the data, builds method and optimizer, works out all shapes. Every mistake that can be found without compiling is found here.
+
+  Raises:
+    UserError: says what is wrong, where, and what to do.
+  """
+  configs.check(config, jax.device_count())
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  method = build_method(config)
+  optimizer = build(config.optim, 'config.optim')
+  source = open_source(config.data.train)
+  pipeline.check(source, config.batch_size)
+  sizes = pipeline.probe(source, max_pixels=config.data.max_pixels)
+  if config.data.test:  # a missing test set should not be found out after the training
+    open_source(config.data.test)
+  total, steps_per_epoch = configs.total_steps(config, len(source))
+  batch = batch_shapes(config, method, labelled=source.num_classes > 0, rows=sharding.batch_sharding(mesh))
+  return _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, batch, _describe(sizes))
+
+
+def _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, batch, images) -> Run:
+  def params_of(batch):
+    return method.init(jax.random.key(0), method.views(jax.random.key(0), batch))[0]
+
+  try:
+    params = jax.eval_shape(params_of, batch)
+  except (ValueError, TypeError) as error:
+    if 'SSLAX_TRACEBACK' in os.environ:
+      raise
+    raise UserError(f'config.method cannot be built for images of {config.data.image_size} pixels: {error} (SSLAX_TRACEBACK=1 shows where)') from error
+  tx, learning_rate = optimizer.build(
+    batch_size=config.batch_size, total_steps=total, steps_per_epoch=steps_per_epoch, params_shape=params
+  )
+  abstract = jax.eval_shape(lambda b: init_state(method, tx, config.seed, b), batch)
+  abstract = sharding.with_sharding(abstract, sharding.state_sharding(mesh, abstract))
+  return Run(config, method, tx, learning_rate, source, mesh, total, steps_per_epoch, abstract, batch, images)
+
+
+def prepare_shapes(config: ml_collections.ConfigDict, num_examples: int) -> Run:
+  """Like `prepare` for a data set that is not here: shapes only. What `evaluate`, `plan` and the tests of full-size presets need."""
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  method, optimizer = build_method(config), build(config.optim, 'config.optim')
+  total, steps_per_epoch = configs.total_steps(config, num_examples)
+  batch = batch_shapes(config, method, labelled=method.uses_labels, rows=sharding.batch_sharding(mesh))
+  return _shapes(config, method, optimizer, None, mesh, total, steps_per_epoch, batch, '')
+
+
+def batch_shapes(config, method: Method, *, labelled: bool, rows) -> dict[str, jax.ShapeDtypeStruct]:
+  """The global batch that the pipeline will deliver: image, or crops cut by the host; index; label where there is one."""
+
+  def struct(*shape, dtype):
+    return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=rows)
+
+  batch = {'index': struct(dtype=np.int32)}
+  if config.data.crop_on == 'host':
+    if not method.crops():
+      raise UserError('config.data.crop_on=host, but this method asks for no crops; use device')
+    for g, crop in enumerate(method.crops()):
+      batch[f'crops_{g}' if g else 'crops'] = struct(crop.count, crop.size, crop.size, 3, dtype=np.uint8)
+  else:
+    batch['image'] = struct(config.data.image_size, config.data.image_size, 3, dtype=np.uint8)
+  if labelled:
+    batch['label'] = struct(dtype=np.int32)
+  return batch
+
+
+def lower(run: Run):
+  """The step, traced for this mesh and not compiled yet."""
+  step = jit_step(run.method, run.tx, run.config.seed, run.state_sharding(), sharding.batch_sharding(run.mesh))
+  return step.lower(run.abstract_state, run.abstract_batch)
+
+
+def summary(run: Run, lowered) -> str:
+  """What is about to happen: data, method, parameters, memory, FLOPs, length."""
+  config, parts = run.config, {}
+  for key, tree in run.abstract_state.params.items():
+    parts[key] = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+  state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.abstract_state))
+  cost = lowered.cost_analysis() or {}
+  flops = float(cost.get('flops', 0.0))
+  devices = run.mesh.devices.flat
+  lines = [
+    ('method', f'{type(run.method).__name__}, ' + ', '.join(f'{key} {n:,}' for key, n in parts.items()) + ' parameters'),
+    ('data', f'{config.data.train}: {len(run.source):,} records, {run.images}, ' + (f'{run.source.num_classes} classes (probes only)' if run.source.num_classes else 'unlabelled')),
+    ('length', f'{run.total_steps:,} steps of {config.batch_size} = {run.total_steps / run.steps_per_epoch:.1f} epochs of {run.steps_per_epoch:,} steps'),
+    ('learning rate', f'peak {max(float(run.learning_rate(s)) for s in np.linspace(0, run.total_steps - 1, 257).astype(int)):.4g}'),
+    ('step', f'{flops / 1e9:.2f} GFLOP ({flops / config.batch_size / 1e6:.1f} MFLOP an image, XLA counts a scanned body once), state {state_bytes / 2**20:.1f} MiB'),
+    ('devices', f'{len(run.mesh.devices.flat)} x {devices[0].device_kind} ({devices[0].platform}), data {run.mesh.shape["data"]} x fsdp {run.mesh.shape["fsdp"]}, {jax.process_count()} process(es)'),
+    ('versions', ', '.join(f'{k} {v}' for k, v in versions().items())),
+  ]
+  return '\n'.join(f'  {key:<14} {value}' for key, value in lines)
+
+
+def versions() -> dict[str, str]:
+  return {'sslax': sslax.__version__, 'python': platform.python_version(), 'jax': jax.__version__, 'flax': flax.__version__, 'optax': optax.__version__}
+
+
+def finished(workdir: pathlib.Path, total_steps: int) -> bool:
+  """True when the last run here reached its end."""
+  status = read_status(workdir)
+  return status.get('reason') == 'done' and status.get('step') == total_steps
+
+
+def train(run: Run, lowered, workdir: pathlib.Path, stop: StopRequest, online: Callable[[TrainState], dict[str, float]] | None = None) -> TrainState:
+  """Runs to the end, from the newest good checkpoint if there is one.
+
+  Args:
+    stop: the flag that SIGTERM sets; read once a step.
+    online: state -> metrics (kNN accuracy); called every `online.every_steps` steps.
+
+  Raises:
+    Interrupted: asked to stop; the state is saved.
+    Diverged: a value is not finite; the last checkpoint is from before.
+    UserError: too many bad records.
+  """
+  config, started = run.config, time.time()
+  checkpointer = Checkpointer(
+    workdir,
+    every_steps=config.checkpoint.every_steps,
+    keep=config.checkpoint.keep,
+    keep_every=config.checkpoint.keep_every,
+    meta={'config': config.to_json(), 'versions': versions()},
+  )
+  status = Status(workdir, step=0, total_steps=run.total_steps, reason='starting', last_checkpoint=None, bad_records=0)
+  writer = batches = bar = None
+  try:
+    restored = checkpointer.restore(run.abstract_state)
+    for message in checkpointer.damaged:
+      print(f'warning: {message}', file=sys.stderr)
+    if restored:
+      state, start = restored
+      print(f'resuming at step {start} of {run.total_steps}')
+    else:
+      init = jax.jit(lambda b: init_state(run.method, run.tx, config.seed, b), out_shardings=run.state_sharding())
+      state, start = init(_zeros(run.abstract_batch)), 0
+    if jax.process_index() == 0:
+      configs.save(config, workdir)
+    writer = MetricWriter(workdir, start)
+    compiled = lowered.compile()  # ahead of time: it cannot compile a second time, whatever it is called with
+    batches = iter(
+      pipeline.train_batches(
+        run.source,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        image_size=config.data.image_size,
+        crops=run.method.crops(),
+        crop_on=config.data.crop_on,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+        workers=config.data.workers,
+        prefetch=config.data.prefetch,
+        max_pixels=config.data.max_pixels,
+        cache={'on': True, 'off': False, 'auto': 'auto'}[config.data.cache],
+      )
+    )
+    suffix = f'.{jax.process_index()}' if jax.process_count() > 1 else ''
+    bad = BadRecords(run.source, workdir / f'bad_records{suffix}.jsonl', config.data.max_bad_fraction)
+    rows = sharding.batch_sharding(run.mesh)
+    bar = tqdm(
+      total=run.total_steps * config.batch_size,
+      initial=start * config.batch_size,
+      unit='img',
+      unit_scale=True,
+      desc=type(run.method).__name__,
+      dynamic_ncols=True,
+      mininterval=0.5 if sys.stderr.isatty() else 15,
+      disable=jax.process_index() != 0,
+    )
+    status.update(step=start, reason='running', last_checkpoint=checkpointer.steps()[-1] if checkpointer.steps() else None)
+    shown: dict[str, str] = {}
+    pending = None  # (step, metrics on device) of the step that was dispatched last
+
+    def settle():
+      """Reads the metrics of the step in `pending`, stops the run if they are not finite, logs them."""
+      nonlocal pending
+      if pending is None:
+        return
+      step, values, extra = pending
+      pending = None
+      values = {key: float(value) for key, value in values.items()}
+      if not values.pop('finite'):
+        culprits = [key for key, value in values.items() if not np.isfinite(value)] or ['memory']
+        raise Diverged(f'step {step}: {", ".join(culprits)} not finite; the last good checkpoint is step {checkpointer.steps()[-1] if checkpointer.steps() else None}')
+      values['learning_rate'] = float(run.learning_rate(step - 1))
+      values['epoch'] = step / run.steps_per_epoch
+      if step % config.log.every_steps == 0 or extra or step == run.total_steps:
+        writer.write(step, {**values, **extra})
+      shown.update(loss=f'{values["loss"]:.4f}', **{k: f'{v:.3f}' for k, v in extra.items()})
+      bar.set_postfix(shown, refresh=False)
+      bar.update(config.batch_size)
+
+    def save(step, *, wait):
+      settle()  # ORDER MATTERS: nothing is saved before its step is known to be finite
+      if step not in checkpointer.steps():
+        checkpointer.save(step, state, wait=wait)
+      status.update(step=step, last_checkpoint=step, bad_records=bad.count)
+
+    for step in range(start, run.total_steps):
+      if stop.agreed(step):
+        if step > start or not restored:
+          save(step, wait=True)
+        checkpointer.wait()
+        status.update(step=step, reason='interrupted')
+        raise Interrupted(f'{stop.signal or "preempted"} at step {step}; saved in {workdir}; the same command goes on')
+      batch = next(batches)
+      bad.update(batch.pop('wanted'), batch['index'])
+      state, metrics = compiled(state, sharding.global_batch(batch, rows))
+      # ORDER MATTERS: step n is dispatched, now read n-1: the device never waits for the host.
+      settle()
+      if step == start:
+        status.update(first_step_seconds=round(time.time() - started, 2))
+      done = step + 1
+      wants_online = online is not None and config.online.every_steps and (done % config.online.every_steps == 0 or done == run.total_steps)
+      pending = (done, metrics, online(state) if wants_online else {})
+      status.update(now=False, step=done, bad_records=bad.count)
+      if checkpointer.due(done) and done < run.total_steps:
+        save(done, wait=False)
+    save(run.total_steps, wait=True)
+    checkpointer.wait()
+    status.update(reason='done', state_hash=state_hash(state), images_per_second=round(bar.format_dict['rate'] or 0, 1) if bar.format_dict.get('rate') else None)
+    return state
+  except Diverged:
+    status.update(reason='diverged')
+    raise
+  except UserError as error:
+    status.update(reason=f'user error: {error}'[:500])
+    raise
+  finally:
+    if bar is not None:
+      bar.close()
+    if hasattr(batches, 'close'):
+      batches.close()
+    if writer is not None:
+      writer.close()
+    checkpointer.close()
+
+
+def _zeros(abstract_batch):
+  return {key: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding) if jax.process_count() == 1 else _global_zeros(a) for key, a in abstract_batch.items()}
+
+
+def _global_zeros(a):
+  return jax.make_array_from_callback(a.shape, a.sharding, lambda place: np.zeros(a.shape, a.dtype)[place])
+
+
+def _describe(sizes) -> str:
+  if not sizes:
+    return 'sizes unknown'
+  heights, widths = [h for h, _ in sizes], [w for _, w in sizes]
+  if min(heights) == max(heights) and min(widths) == max(widths):
+    return f'{heights[0]}x{widths[0]} pixels'
+  return f'{min(heights)}-{max(heights)} x {min(widths)}-{max(widths)} pixels'

@@ -1,0 +1,64 @@
+"""Pre-train an encoder: python -m sslax.train --config=configs/simclr.py:digits --workdir=runs/digits
+
+Run it again to go on where it stopped. Exit codes: 0 done, 2 user error, 3 diverged, 42 interrupted with the state saved, 170 stalled.
+"""
+
+import pathlib
+
+from absl import flags
+
+from sslax.run import cli
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where config, checkpoints, metrics and status go. The same workdir resumes.')
+DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Stop after the summary: everything is checked, nothing is compiled or written.')
+
+
+def main() -> None:
+  from sslax.run.faults import StopRequest
+
+  with StopRequest() as stop:  # first of all: a SIGTERM during imports or compilation ends the run in order, too
+    cli.start_jax()
+    from sslax.errors import UserError
+    from sslax.evals.online import online_knn
+    from sslax.run import config as configs
+    from sslax.run import loop
+
+    config = flags.FLAGS.config
+    workdir = _workdir(WORKDIR.value, dry_run=DRY_RUN.value)
+    configs.refuse_other(config, workdir)
+    run = loop.prepare(config)
+    if loop.finished(workdir, run.total_steps) and not DRY_RUN.value:
+      print(f'{workdir}: finished, {run.total_steps} steps; evaluate it with: python -m sslax.evaluate --workdir={workdir}')
+      return
+    lowered = loop.lower(run)
+    print(f'{workdir}\n{loop.summary(run, lowered)}', flush=True)
+    if DRY_RUN.value:
+      print('dry run: nothing compiled, nothing written')
+      return
+    if config.data.test and not run.source.num_classes and config.online.every_steps:
+      raise UserError(f'config.online.every_steps={config.online.every_steps} needs labels, and {config.data.train} has none; set it to 0')
+    loop.train(run, lowered, workdir, stop, online_knn(run) if config.online.every_steps else None)
+    print(f'done: {workdir}')
+
+
+def _workdir(value: str | None, *, dry_run: bool) -> pathlib.Path:
+  from sslax.errors import UserError
+
+  if not value:
+    raise UserError('--workdir is missing: the folder for config, checkpoints and metrics, for example --workdir=runs/first')
+  workdir = pathlib.Path(value).expanduser().absolute()
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f'--workdir={workdir} is a file')
+  if not dry_run:
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      (workdir / '.writable').touch()
+      (workdir / '.writable').unlink()
+    except OSError as error:
+      raise UserError(f'--workdir={workdir} cannot be written: {error}') from None
+  return workdir
+
+
+if __name__ == '__main__':
+  cli.define_config()
+  cli.run(main)

@@ -1,0 +1,155 @@
+"""What every method must pass. A method's test inherits Battery and supplies a tiny instance:
+
+    class TestSimCLR(Battery):
+      def make(self): return SimCLR(...)
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sslax.run.checkpoint import Checkpointer, state_hash
+from sslax.step import init_state, jit_step
+
+SEED = 3
+
+
+def tiny_batch(rows=16, size=16, seed=0):
+  """Real-looking images: smooth blobs, no two alike."""
+  rng = np.random.default_rng(seed)
+  coarse = rng.integers(0, 256, (rows, 4, 4, 3)).astype(np.float32)
+  image = np.asarray(jax.image.resize(coarse, (rows, size, size, 3), 'linear')).clip(0, 255).astype(np.uint8)
+  return {'image': image, 'label': rng.integers(0, 4, rows).astype(np.int32), 'index': np.arange(rows, dtype=np.int32)}
+
+
+def mesh_of(devices):
+  return jax.make_mesh((devices, 1), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+
+
+class Trainer:
+  """init and step of a method on some devices; `run` returns the state and the metrics of each step."""
+
+  def __init__(self, method, devices=1, batch=None):
+    self.method, self.mesh = method, mesh_of(devices)
+    self.tx = optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(0.05, momentum=0.9))
+    self.rows, self.whole = NamedSharding(self.mesh, P(('data', 'fsdp'))), NamedSharding(self.mesh, P())
+    self.batch = self.place(tiny_batch() if batch is None else batch)
+    self.init = jax.jit(functools.partial(init_state, method, self.tx, SEED), out_shardings=self.whole)
+    self.step = jit_step(method, self.tx, SEED, self.whole, self.rows)
+
+  def place(self, batch):
+    return jax.device_put(batch, self.rows)
+
+  def run(self, steps, state=None, batches=None):
+    state = self.init(self.batch) if state is None else state
+    history = []
+    for i in range(steps):
+      state, metrics = self.step(state, self.batch if batches is None else self.place(batches[i]))
+      history.append({k: float(v) for k, v in metrics.items()})
+    return state, history
+
+
+class Battery:
+  """Eight checks; `make` is the only thing that a subclass must supply."""
+
+  rows = 16  # images in a batch
+  tolerance = 2e-4  # of parameters after 3 steps on 8 devices against 1: sums in another order
+
+  def make(self):
+    raise TypeError('a Battery needs make() -> Method')
+
+  def make_without_batchnorm(self):
+    """For check 8; None where the method cannot do without."""
+    return None
+
+  @pytest.fixture(scope='class')
+  def trainer(self, request):
+    return Trainer(request.cls().make())
+
+  @pytest.fixture(scope='class')
+  def trained(self, trainer):
+    first = jax.tree.map(np.asarray, trainer.init(trainer.batch))
+    state, history = trainer.run(3)
+    return first, jax.tree.map(np.asarray, state), history
+
+  def test_1_compiles_once_and_keeps_its_structure(self, trainer, trained):
+    first, last, history = trained
+    assert trainer.step._cache_size() == 1, 'the step compiled more than once'
+    assert jax.tree.structure(first) == jax.tree.structure(last)
+    assert [(a.shape, a.dtype) for a in jax.tree.leaves(first)] == [(a.shape, a.dtype) for a in jax.tree.leaves(last)]
+    assert all(np.isfinite(list(m.values())).all() and m['finite'] for m in history)
+    assert 'encoder' in first.params
+
+  def test_2_every_parameter_moves(self, trained):
+    first, last, _ = trained
+    assert still(first.params, last.params) == []
+
+  def test_3_every_leaf_of_memory_moves(self, trained):
+    first, last, _ = trained
+    assert still(first.memory, last.memory) == []
+
+  def test_4_save_restore_continue_is_bit_equal(self, trainer, tmp_path):
+    batches = [tiny_batch(self.rows, seed=i) for i in range(4)]
+    straight, history = trainer.run(4, batches=batches)
+    half, _ = trainer.run(2, batches=batches[:2])
+    checkpointer = Checkpointer(tmp_path, every_steps=1, keep=1, meta={})
+    checkpointer.save(2, half, wait=True)
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), half)
+    del half
+    restored, step = checkpointer.restore(abstract)
+    checkpointer.close()
+    resumed, tail = trainer.run(2, restored, batches[2:])
+    assert step == 2 and int(resumed.step) == 4
+    assert tail == history[2:]
+    assert state_hash(resumed) == state_hash(straight)
+
+  def test_5_eight_devices_are_one(self, trainer, trained):
+    _, one, history = trained
+    eight, history8 = Trainer(trainer.method, devices=8).run(3)
+    for a, b in zip(history, history8, strict=True):
+      np.testing.assert_allclose(b['loss'], a['loss'], rtol=1e-5)
+    for path, a in jax.tree_util.tree_leaves_with_path(one.params):
+      b = functools.reduce(lambda tree, key: tree[key.key], path, eight.params)
+      np.testing.assert_allclose(np.asarray(b), a, rtol=self.tolerance, atol=self.tolerance, err_msg=jax.tree_util.keystr(path))
+
+  def test_6_labels_do_not_leak(self, trainer, trained):
+    batch = tiny_batch(self.rows)
+    batch['label'] = (batch['label'] + 1) % 4
+    permuted, _ = trainer.run(3, batches=[batch] * 3)
+    same = state_hash(permuted) == state_hash(jax.device_put(trained[1], trainer.whole))
+    assert same != trainer.method.uses_labels, 'labels changed the parameters' if not same else 'declared uses_labels, but labels change nothing'
+
+  def test_7_features(self, trainer, trained):
+    _, last, _ = trained
+    features = jax.jit(trainer.method.features)
+    batch = {'image': tiny_batch(self.rows)['image']}
+    out = features(last.params, last.memory, batch)
+    assert out['pooled'].shape[0] == self.rows and out['pooled'].ndim == 2 and out['pooled'].dtype == jnp.float32
+    assert np.isfinite(out['pooled']).all()
+    turned = features(last.params, last.memory, {'image': batch['image'][::-1]})
+    np.testing.assert_allclose(turned['pooled'][::-1], out['pooled'], rtol=1e-5, atol=1e-5, err_msg='rows depend on each other')
+    assert np.ptp(np.asarray(out['pooled']), axis=0).max() > 1e-3, 'all images have the same features'
+
+  def test_8_microbatches_are_the_full_batch(self):
+    make = self.make_without_batchnorm
+    whole, parts = make(), make() and make(microbatches=4)
+    if whole is None:
+      return  # said by make_without_batchnorm
+    a, history = Trainer(whole).run(3)
+    b, history4 = Trainer(parts).run(3)
+    for x, y in zip(history, history4, strict=True):
+      np.testing.assert_allclose(y['loss'], x['loss'], rtol=1e-5)
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+      np.testing.assert_allclose(np.asarray(y), np.asarray(x), rtol=1e-4, atol=1e-5)
+
+
+def still(first, last):
+  """Paths of leaves that did not move at all."""
+  pairs = zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(last), strict=True)
+  return [jax.tree_util.keystr(path) for (path, a), b in pairs if np.array_equal(a, b)]

@@ -1,0 +1,183 @@
+"""Parity with torchvision and timm, through the importer. The rule for the weights is that of the reference values' README."""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from sslax.errors import UserError
+from sslax.models import import_torch, net
+from sslax.models.resnet import STAGES, ResNet
+from sslax.models.vit import ViT
+
+TINY_VIT = dict(width=48, depth=3, heads=4, patch=8)
+
+
+def weights(name, shape):
+  """The reference's entry of this name, seed 0."""
+  x = np.random.default_rng([0, zlib.crc32(name.encode())]).standard_normal(shape)
+  if name.endswith('running_var'):
+    return np.float32(1 + 0.1 * np.abs(x))
+  if name.endswith('running_mean'):
+    return np.float32(0.1 * x)
+  if len(shape) <= 1:
+    return np.float32(float(name.endswith('weight')) + 0.1 * x)
+  return np.float32(x / np.sqrt(np.prod(shape[1:])))
+
+
+def torchvision_state(depth, stages=None, base=64):
+  """torchvision's names and shapes, written down here without looking at our module."""
+  shapes = {}
+
+  def norm(name, n):
+    for entry in ('weight', 'bias', 'running_mean', 'running_var'):
+      shapes[f'{name}.{entry}'] = (n,)
+
+  shapes['conv1.weight'] = (base, 3, 7, 7)
+  norm('bn1', base)
+  inputs, expansion = base, 4 if depth >= 50 else 1
+  for s, blocks in enumerate(stages or STAGES[depth], 1):
+    f = base * 2 ** (s - 1)
+    for b in range(blocks):
+      kernels = [(f, inputs, 1), (f, f, 3), (4 * f, f, 1)] if expansion == 4 else [(f, inputs, 3), (f, f, 3)]
+      for i, (out, inside, k) in enumerate(kernels, 1):
+        shapes[f'layer{s}.{b}.conv{i}.weight'] = (out, inside, k, k)
+        norm(f'layer{s}.{b}.bn{i}', out)
+      if b == 0 and (s > 1 or expansion == 4):
+        shapes[f'layer{s}.{b}.downsample.0.weight'] = (f * expansion, inputs, 1, 1)
+        norm(f'layer{s}.{b}.downsample.1', f * expansion)
+      inputs = f * expansion
+  state = {name: weights(name, shape) for name, shape in shapes.items()}
+  return state | {'bn1.num_batches_tracked': np.array(3), 'fc.weight': np.zeros((1000, inputs)), 'fc.bias': np.zeros(1000)}
+
+
+def timm_state(D=48, depth=3, patch=8, tokens=17):
+  shapes = {'cls_token': (1, 1, D), 'pos_embed': (1, tokens, D)}
+  shapes |= {
+    'patch_embed.proj.weight': (D, 3, patch, patch),
+    'patch_embed.proj.bias': (D,),
+    'norm.weight': (D,),
+    'norm.bias': (D,),
+  }
+  for i in range(depth):
+    for name, out, inside in (('attn.qkv', 3 * D, D), ('attn.proj', D, D), ('mlp.fc1', 4 * D, D), ('mlp.fc2', D, 4 * D)):
+      shapes |= {f'blocks.{i}.{name}.weight': (out, inside), f'blocks.{i}.{name}.bias': (out,)}
+    for name in ('norm1', 'norm2'):
+      shapes |= {f'blocks.{i}.{name}.weight': (D,), f'blocks.{i}.{name}.bias': (D,)}
+  return {name: weights(name, shape) for name, shape in shapes.items()}
+
+
+def shapes_of(model, size):
+  return jax.eval_shape(lambda key: net.init(model, key, jnp.zeros((1, size, size, 3))), jax.random.key(0))
+
+
+def near(ours, theirs, rtol):
+  """The largest deviation over the largest value."""
+  assert ours.shape == theirs.shape
+  deviation = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+  print(f'deviation {deviation:.1e}')
+  assert deviation < rtol
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+def test_resnet_is_torchvisions(golden, depth):
+  reference = np.load(golden / f'model_resnet{depth}.npz')
+  image = reference['image'].transpose(0, 2, 3, 1)
+  model = ResNet(depth)
+  params, stats = import_torch.resnet(torchvision_state(depth), *shapes_of(model, 64))
+  apply = jax.jit(lambda params, stats, x, train: net.apply(model, params, stats, x, train=train), static_argnums=3)
+  out, same = apply(params, stats, image, False)
+  near(out['pooled'], reference['features_eval'], 1e-5)
+  jax.tree.map(np.testing.assert_array_equal, same, stats)
+  out, new = apply(params, stats, image, True)
+  near(out['pooled'], reference['features_train'], 1e-5)
+  near(new['bn1']['mean'], reference['bn1_running_mean_after'], 1e-5)
+  near(new['bn1']['var'], reference['bn1_running_var_after'], 1e-5)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_vit_is_timms(golden, scan):
+  reference = np.load(golden / 'model_vit_timm.npz')
+  state = timm_state()
+  assert sorted(state) == sorted(reference['names'])
+  model = ViT(**TINY_VIT, scan=scan)
+  params = import_torch.vit(state, shapes_of(model, 32)[0])
+  out, _ = net.apply(model, params, {}, reference['image'].transpose(0, 2, 3, 1), train=False)
+  near(out['tokens'], reference['tokens'], 1e-5)
+
+
+def test_layer_scale_names():
+  model = ViT(**TINY_VIT, layer_scale=0.1)
+  gammas = {f'blocks.{i}.ls{j}.gamma': weights(f'{i}{j}', (48,)) for i in range(3) for j in (1, 2)}
+  params = import_torch.vit(timm_state() | gammas, shapes_of(model, 32)[0])
+  np.testing.assert_array_equal(params['blocks_2']['scale1'], gammas['blocks.2.ls1.gamma'])
+
+
+def test_files(tmp_path):
+  state = timm_state()
+  safetensors.numpy.save_file(state, tmp_path / 'vit.safetensors')
+  loaded = import_torch.load(str(tmp_path / 'vit.safetensors'))
+  assert loaded.keys() == state.keys()
+  jax.tree.map(np.testing.assert_array_equal, loaded, state)
+  jax.tree.map(np.testing.assert_array_equal, import_torch.load(state), state)
+  with pytest.raises(UserError, match=r'(?s)resnet50\.pth: only \.safetensors.*save_file.*resnet50\.safetensors'):
+    import_torch.load(tmp_path / 'resnet50.pth')
+  with pytest.raises(UserError, match='missing.safetensors: cannot be read'):
+    import_torch.load(tmp_path / 'missing.safetensors')
+  whole = (tmp_path / 'vit.safetensors').read_bytes()
+  (tmp_path / 'half.safetensors').write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(UserError, match='half.safetensors: cannot be read'):
+    import_torch.load(tmp_path / 'half.safetensors')
+
+
+def tiny_resnet():
+  return torchvision_state(18, (1, 1), 8), *shapes_of(ResNet(18, stages=(1, 1), base=8), 32)
+
+
+def test_prefixes_and_ignored_names():
+  state, params, stats = tiny_resnet()
+  plain = import_torch.resnet(state, params, stats)
+  wrapped = {f'module.encoder_q.{k}': v for k, v in state.items()}
+  stripped = import_torch.resnet(wrapped, params, stats, prefix='module.encoder_q.')
+  jax.tree.map(np.testing.assert_array_equal, plain, stripped)
+  moco = wrapped | {'module.queue': np.zeros((8, 4)), 'module.encoder_k.conv1.weight': np.zeros(3)}
+  fields = dict(prefix=('module.', 'encoder_q.'), ignore=('fc.', 'queue', 'module.encoder_k.'))
+  jax.tree.map(np.testing.assert_array_equal, plain, import_torch.resnet(moco, params, stats, **fields))
+  with pytest.raises(UserError, match=r'not used: module.queue \(8, 4\)'):
+    import_torch.resnet(moco, params, stats, prefix=('module.', 'encoder_q.'))
+
+
+def test_half_precision_weights_become_float32():
+  state, params, stats = tiny_resnet()
+  new, _ = import_torch.resnet({k: v.astype(np.float16) for k, v in state.items()}, params, stats)
+  assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype('float32')}
+
+
+def test_every_problem_is_listed():
+  state, params, stats = tiny_resnet()
+  state['extra.weight'] = np.zeros(3)
+  state['layer2.0.conv1.weight'] = np.zeros((1, 2, 3, 3))
+  del state['bn1.running_var'], state['layer1.0.bn2.bias']
+  with pytest.raises(UserError) as error:
+    import_torch.resnet(state, params, stats, ignore=())
+  lines = str(error.value).splitlines()[1:]
+  assert sorted(line.strip() for line in lines) == [
+    'missing: bn1.running_var for stats/bn1/var (8,)',
+    'missing: layer1.0.bn2.bias for params/layer1_0/bn2/bias (8,)',
+    'not used: extra.weight (3,)',
+    'not used: fc.bias (1000,)',
+    'not used: fc.weight (1000, 16)',
+    'wrong shape: params/layer2_0/conv1/kernel is (3, 3, 8, 16), the weights are (3, 3, 2, 1)',
+  ]
+
+
+def test_another_grid_of_positions_is_refused():
+  with pytest.raises(UserError, match='wrong shape: patches/positions'):
+    import_torch.vit(timm_state(), shapes_of(ViT(**TINY_VIT), 40)[0])
+  fixed = shapes_of(ViT(**TINY_VIT, positions='sincos_mae'), 40)[0]
+  with pytest.raises(UserError, match='not used: pos_embed'):
+    import_torch.vit(timm_state(), fixed)
+  import_torch.vit(timm_state(), fixed, ignore=('head.', 'pos_embed'))

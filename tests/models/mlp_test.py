@@ -1,0 +1,142 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from sslax.models import net
+from sslax.models.mlp import MLP
+
+SIMCLR = dict(bias=False, final_bias=False, final_norm='bn_no_bias', kernel_init='normal_0.01')
+
+
+def rows(B=32, D=6):
+  return np.random.default_rng(0).standard_normal((B, D)).astype(np.float32)
+
+
+def initial(head, D=6):
+  return jax.jit(lambda key: net.init(head, key, jnp.zeros((2, D))))(jax.random.key(0))
+
+
+def lively(params):
+  rng = np.random.default_rng(1)
+  return jax.tree.map(lambda p: p + jnp.asarray(0.3 * rng.standard_normal(p.shape), jnp.float32), params)
+
+
+def standardise(x):
+  return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+
+def test_simclr_head_is_the_formula():
+  head = MLP((5, 4), **SIMCLR)
+  params, stats = initial(head)
+  params, x = lively(params), rows()
+  p = jax.tree.map(np.float64, params)
+  h = np.maximum(standardise(x @ p['dense0']['kernel']) * p['norm0']['scale'] + p['norm0']['bias'], 0)
+  z = standardise(h @ p['dense1']['kernel']) * p['norm1']['scale']  # gamma, no beta, no ReLU
+  np.testing.assert_allclose(net.apply(head, params, stats, x, train=True)[0], z, rtol=1e-4, atol=1e-5)
+
+
+def test_dino_trunk_is_the_formula():
+  head = MLP((5, 4), norm='none', activation='gelu', kernel_init='trunc_normal_0.02')
+  params, stats = initial(head)
+  params, x = lively(params), rows()
+  p = jax.tree.map(np.float64, params)
+  h = x @ p['dense0']['kernel'] + p['dense0']['bias']
+  h = h * 0.5 * (1 + erf(h / np.sqrt(2)))
+  z = h @ p['dense1']['kernel'] + p['dense1']['bias']
+  assert stats == {}
+  np.testing.assert_allclose(net.apply(head, params, stats, x, train=True)[0], z, rtol=1e-5, atol=1e-6)
+
+
+def test_layer_norm():
+  head = MLP((5, 4), norm='ln')
+  params, stats = initial(head)
+  params, x = lively(params), rows()
+  p = jax.tree.map(np.float64, params)
+  h = x @ p['dense0']['kernel'] + p['dense0']['bias']
+  h = np.maximum(standardise(h.T).T * p['norm0']['scale'] + p['norm0']['bias'], 0)
+  z = h @ p['dense1']['kernel'] + p['dense1']['bias']
+  np.testing.assert_allclose(net.apply(head, params, stats, x, train=True)[0], z, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'name, fields, leaves',
+  [
+    ('SimCLR', dict(features=(8, 8, 4), **SIMCLR), 'k sb k sb k s'),
+    ('MoCo v1', dict(features=(4,)), 'kb'),
+    ('MoCo v2', dict(features=(8, 4), norm='none'), 'kb  kb'),
+    ('MoCo v3', dict(features=(8, 8, 4), bias=False, final_bias=False, final_norm='bn_no_affine'), 'k sb k sb k'),
+    ('BYOL', dict(features=(8, 4), final_bias=False), 'kb sb k'),
+    ('SimSiam predictor', dict(features=(8, 4), bias=False), 'k sb kb'),
+    ('Barlow Twins', dict(features=(8, 8, 4), bias=False, final_bias=False), 'k sb k sb k'),
+    ('last norm with beta', dict(features=(4,), final_norm='bn'), 'kb sb'),
+  ],
+)
+def test_heads_of_the_papers(name, fields, leaves):
+  """Kernels, biases, scales layer by layer; the final norm has running statistics even without affine."""
+  params, stats = initial(MLP(**fields))
+  n = len(fields['features'])
+  spelt = []
+  for i in range(n):
+    spelt.append(''.join(key for key, leaf in (('k', 'kernel'), ('b', 'bias')) if leaf in params[f'dense{i}']))
+    norm = params.get(f'norm{i}', {})
+    spelt.append(''.join(key for key, leaf in (('s', 'scale'), ('b', 'bias')) if leaf in norm))
+  assert ' '.join(spelt).rstrip() == leaves
+  assert (f'norm{n - 1}' in stats) == (fields.get('final_norm', 'none') != 'none')
+
+
+@pytest.mark.parametrize(
+  'kernel_init, std, largest',
+  [
+    ('torch', 1 / np.sqrt(3 * 400), np.sqrt(3)),
+    ('lecun', 1 / np.sqrt(400), 2.3),
+    ('xavier', np.sqrt(2 / 900), np.sqrt(3)),
+    ('normal_0.01', 0.01, 5.5),
+    ('normal0.01', 0.01, 5.5),
+    ('trunc_normal_0.02', 0.02, 5.5),
+    ('normal_1e-3', 1e-3, 5.5),
+  ],
+)
+def test_initial_weights(kernel_init, std, largest):
+  layer = initial(MLP((500,), kernel_init=kernel_init), 400)[0]['dense0']
+  np.testing.assert_allclose(layer['kernel'].std(), std, rtol=0.01)
+  tail = float(np.abs(layer['kernel']).max()) / std
+  assert tail < largest + 0.01 and tail > min(largest, 4) * 0.97  # uniform, cut at two sigma, or a whole normal
+  if kernel_init == 'torch':
+    np.testing.assert_allclose(layer['bias'].std(), std, rtol=0.1)
+  else:
+    assert not np.any(layer['bias'])
+
+
+def test_bfloat16_is_near_and_float32_outside():
+  f32, bf16 = (MLP((16, 8), dtype=d) for d in ('float32', 'bfloat16'))
+  (params, stats), x = initial(f32), rows(64)
+  (a, _), (b, new) = (net.apply(m, params, stats, x, train=True) for m in (f32, bf16))
+  assert b.dtype == jnp.float32 and {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype('float32')}
+  assert 1e-4 < np.linalg.norm(a - b) / np.linalg.norm(a) < 0.02
+
+
+def test_tokens_pass_like_rows():
+  head = MLP((5, 4), norm='none')
+  params, stats = initial(head)
+  x = rows(12)
+  out = net.apply(head, params, stats, x.reshape(4, 3, 6), train=True)[0]
+  np.testing.assert_allclose(out.reshape(12, 4), net.apply(head, params, stats, x, train=True)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(features=()), 'at least one layer'),
+    (dict(features=(4, 0)), 'positive'),
+    (dict(features=(4,), norm='gn'), "norm='gn'"),
+    (dict(features=(4,), activation='tanh'), "activation='tanh'"),
+    (dict(features=(4,), final_norm='ln'), "final_norm='ln'"),
+    (dict(features=(4,), kernel_init='normal'), "kernel_init='normal'"),
+    (dict(features=(4,), dtype='int8'), "dtype='int8'"),
+  ],
+)
+def test_refusals(fields, message):
+  with pytest.raises(ValueError, match=message):
+    MLP(**fields)

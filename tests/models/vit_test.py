@@ -1,0 +1,264 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslax.errors import UserError
+from sslax.models import net
+from sslax.models.vit import ViT, drop_path, sincos
+from sslax.spec import build, spec
+
+TINY = dict(width=16, depth=2, heads=2, patch=4)
+
+
+def images(B=3, h=8, w=8):
+  return np.random.default_rng(0).standard_normal((B, h, w, 3)).astype(np.float32)
+
+
+def initial(model, size=8):
+  return jax.jit(lambda key: net.init(model, key, jnp.zeros((1, size, size, 3)))[0])(jax.random.key(0))
+
+
+def lively(params):
+  """Parameters of order one: at init a block adds next to nothing, and a test of it would see nothing."""
+  rng = np.random.default_rng(1)
+  return jax.tree.map(lambda p: p + jnp.asarray(0.3 * rng.standard_normal(p.shape), jnp.float32), params)
+
+
+def stacked(params):
+  """The scanned parameters of looped ones."""
+  blocks = [params[f'blocks_{i}'] for i in range(2)]
+  rest = {k: v for k, v in params.items() if not k.startswith('blocks_')}
+  return {**rest, 'blocks': jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+
+
+def run(model, params, x, train=False, rng=None):
+  return net.apply(model, params, {}, x, train=train, rng=rng)[0]
+
+
+@pytest.mark.parametrize(
+  'fields, count',
+  [
+    (dict(variant='Ti'), 5_524_416),
+    (dict(variant='S'), 21_665_664),
+    (dict(variant='S', heads=12), 21_665_664),  # MoCo v3's
+    (dict(variant='B'), 85_798_656),
+    (dict(variant='L'), 303_301_632),
+    (dict(variant='H', patch=14), 630_764_800),
+    (dict(variant='H', patch=14, scan=True), 630_764_800),
+    (dict(variant='B', positions='sincos_mae'), 85_798_656 - 197 * 768),
+    (dict(variant='B', class_token=False, pool='mean'), 85_798_656 - 2 * 768),
+    (dict(variant='B', layer_scale=0.1), 85_798_656 + 12 * 2 * 768),
+    (dict(variant='B', qkv_bias=False), 85_798_656 - 12 * 3 * 768),
+  ],
+)
+def test_parameter_counts(fields, count):
+  params = jax.eval_shape(lambda key: net.init(ViT(**fields), key, jnp.zeros((1, 224, 224, 3))), jax.random.key(0))[0]
+  assert net.count(params) == count
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize('order, column_first', [('sincos_mae', True), ('sincos_moco', False)])
+def test_sincos_tables(order, column_first):
+  h, w, D = 3, 5, 24
+  table = np.zeros((h, w, D))
+  for r in range(h):
+    for c in range(w):
+      for half, position in enumerate((c, r) if column_first else (r, c)):
+        for i in range(D // 4):
+          angle = position / 10000 ** (i / (D / 4))
+          table[r, c, half * D // 2 + i] = np.sin(angle)
+          table[r, c, half * D // 2 + D // 4 + i] = np.cos(angle)
+  np.testing.assert_allclose(sincos(h, w, D, order), table, atol=1e-6)
+
+
+def test_fixed_positions_are_added_to_the_patches():
+  model = ViT(**TINY, positions='sincos_mae')
+  params = initial(model)
+  assert params['patches'].keys() == {'projection'} and 'cls_position' not in params
+  tokens = model.apply({'params': params}, jnp.zeros((1, 8, 12, 3)), method='embed')  # any size
+  np.testing.assert_allclose(tokens[0], sincos(2, 3, 16, 'sincos_mae').reshape(6, 16), atol=1e-6)
+
+
+def test_patches_are_read_row_by_row():
+  model = ViT(**TINY)
+  params = initial(model)
+  x = np.zeros((1, 8, 8, 3), np.float32)
+  x[0, 0:4, 4:8] = 1.0  # the second patch
+  moved = np.abs(model.apply({'params': params}, x, method='embed') - model.apply({'params': params}, 0 * x, method='embed')).max(
+    -1
+  )
+  assert np.flatnonzero(moved > 1e-6).tolist() == [1]
+
+
+def test_encode_takes_any_subset():
+  """`__call__` is encode of embed; positions come in embed: the order of the tokens does not matter to the class token."""
+  model = ViT(**TINY)
+  params, x = lively(initial(model)), images()
+  call = lambda method, *args: model.apply({'params': params}, *args, method=method)
+  tokens = call('embed', x)
+  assert tokens.shape == (3, 4, 16)
+  out = run(model, params, x)
+  assert out['tokens'].shape == (3, 5, 16) and out['pooled'].shape == (3, model.num_features)
+  np.testing.assert_allclose(call('encode', tokens, False)['pooled'], out['pooled'], atol=1e-5)
+  np.testing.assert_allclose(call('encode', tokens[:, ::-1], False)['pooled'], out['pooled'], atol=1e-5)
+  some = call('encode', tokens[:, :3], False)
+  assert some['tokens'].shape == (3, 4, 16) and np.abs(some['pooled'] - out['pooled']).max() > 1e-3
+
+
+def test_pooling():
+  x = images()
+  for fields in (dict(pool='mean'), dict(pool='mean', class_token=False)):
+    model = ViT(**TINY, **fields)
+    out = run(model, lively(initial(model)), x)
+    np.testing.assert_allclose(out['pooled'], out['tokens'][:, -4:].mean(1), atol=1e-5)
+  model = ViT(**TINY)
+  out = run(model, lively(initial(model)), x)
+  np.testing.assert_array_equal(out['pooled'], out['tokens'][:, 0])
+
+
+@pytest.mark.parametrize('fields', [dict(scan=True), dict(remat=True), dict(scan=True, remat=True)])
+def test_scan_and_remat_change_nothing(fields):
+  plain, other = ViT(**TINY, layer_scale=0.5), ViT(**TINY, layer_scale=0.5, **fields)
+  params, x = lively(initial(plain)), images()
+  convert = stacked if other.scan else lambda p: p
+  assert jax.tree.map(jnp.shape, convert(params)) == jax.tree.map(jnp.shape, initial(other))
+
+  def loss(model, params):
+    return jnp.sum(jnp.sin(run(model, params, x, train=True)['tokens']))
+
+  value, grads = jax.jit(lambda p: jax.value_and_grad(lambda p: loss(plain, p))(p))(params)
+  value2, grads2 = jax.jit(lambda p: jax.value_and_grad(lambda p: loss(other, p))(p))(convert(params))
+  np.testing.assert_allclose(value, value2, rtol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), convert(grads), grads2)
+  if other.scan:  # each layer draws its own weights
+    kernel = initial(other)['blocks']['qkv']['kernel']
+    assert np.abs(kernel[0] - kernel[1]).max() > 1e-3
+
+
+def test_drop_path_keeps_the_expectation():
+  y = jnp.ones((4000, 2, 3))
+  out = np.asarray(drop_path(jax.random.key(0), y, 0.3))
+  assert set(np.unique(out.round(5))) == {0.0, np.float32(1 / 0.7).round(5)}
+  assert np.all(out == out[:, :1, :1])  # whole rows
+  np.testing.assert_allclose(out.mean(), 1.0, atol=0.04)
+  np.testing.assert_array_equal(drop_path(jax.random.key(0), y, 0.0), y)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_drop_path_in_the_network(scan):
+  """Two blocks have the rates 0 and 0.5: each row takes one of four ways through the second block's branches, and no other."""
+  model = ViT(**TINY, drop_path=0.5, scan=scan)
+  params = lively(initial(ViT(**TINY)))
+  params = stacked(params) if scan else params
+  x = np.broadcast_to(images(1), (400, 8, 8, 3))
+  rows = np.asarray(run(model, params, x, train=True, rng=jax.random.key(3))['pooled']).round(3)
+  ways, counts = np.unique(rows, axis=0, return_counts=True)
+  assert len(ways) == 4 and counts.min() > 60  # 100 each expected
+  still = run(model, params, x[:2], train=False)['pooled']
+  np.testing.assert_allclose(still, run(ViT(**TINY, scan=scan), params, x[:2], train=True)['pooled'], atol=1e-5)
+
+
+def test_drop_path_rates_are_linear():
+  """One block has rate 0: training is evaluation."""
+  model = ViT(width=16, depth=1, heads=2, patch=4, drop_path=0.9)
+  params, x = lively(initial(model)), images()
+  trained = run(model, params, x, train=True, rng=jax.random.key(0))['pooled']
+  np.testing.assert_allclose(trained, run(model, params, x)['pooled'], atol=1e-5)
+
+
+def test_learnt_positions_are_interpolated():
+  model = ViT(**TINY)
+  params = initial(model, 16)  # 4 x 4 patches
+  table = np.zeros((1, 4, 4, 16), np.float32)
+  table[..., 0], table[..., 1], table[..., 2] = 7.0, np.arange(4)[None, :, None], np.arange(4)[None, None, :]
+  params['patches']['positions'] = jnp.asarray(table)
+  embed = lambda h, w: np.asarray(model.apply({'params': params}, jnp.zeros((1, h, w, 3)), method='embed')).reshape(
+    h // 4, w // 4, 16
+  )
+  np.testing.assert_array_equal(embed(16, 16), table[0])
+  larger = embed(32, 24)
+  np.testing.assert_allclose(larger[..., 0], 7.0, rtol=1e-5)  # a constant stays
+  np.testing.assert_allclose(larger[..., 1], np.broadcast_to(larger[:, :1, 1], (8, 6)), atol=1e-5)  # rows vary by row only
+  np.testing.assert_allclose(larger[..., 2], np.broadcast_to(larger[:1, :, 2], (8, 6)), atol=1e-5)
+  np.testing.assert_allclose(
+    larger[3:5, 0, 1], [1.25, 1.75], atol=0.05
+  )  # pixel centres: (i + .5) / 2 - .5, and bicubic keeps a ramp
+  assert run(model, params, images(2, 8, 12))['tokens'].shape == (2, 7, 16)
+
+
+def test_freeze_patch():
+  x = images()
+  for freeze in (False, True):
+    model = ViT(**TINY, freeze_patch=freeze)
+    grads = jax.grad(lambda p, model=model: jnp.sum(run(model, p, x)['pooled'] ** 3))(lively(initial(model)))['patches']
+    assert all(np.any(g) != freeze for g in jax.tree.leaves(grads['projection'])) and np.any(grads['positions'])
+
+
+def test_layer_scale():
+  model = ViT(**TINY, layer_scale=1e-9, eps=1e-6)
+  params, x = initial(model), images()
+  assert np.all(params['blocks_1']['scale2'] == np.float32(1e-9))
+  tokens = np.asarray(model.apply({'params': params}, x, method='embed'))
+  tokens = (tokens - tokens.mean(-1, keepdims=True)) / np.sqrt(tokens.var(-1, keepdims=True) + 1e-6)
+  np.testing.assert_allclose(run(model, params, x)['tokens'][:, 1:], tokens, atol=1e-4)  # only the final norm remains
+
+
+@pytest.mark.parametrize(
+  'weight_init, dense, qkv, patch, cls',
+  [
+    ('timm', 0.02, 0.02, np.sqrt(1 / (3 * 48)), 1e-6),
+    ('mae', np.sqrt(2 / (128 + 512)), np.sqrt(2 / (128 + 384)), np.sqrt(2 / (48 + 128)), 0.02),
+    ('moco', np.sqrt(2 / (128 + 512)), np.sqrt(2 / (128 + 128)), np.sqrt(2 / (48 + 128)), 1e-6),
+  ],
+)
+def test_initial_weights(weight_init, dense, qkv, patch, cls):
+  """Standard deviations: a uniform of bound b has b / sqrt(3)."""
+  params = initial(ViT(width=128, depth=1, heads=2, patch=4, weight_init=weight_init))
+  for x, std, rtol in [
+    (params['blocks_0']['fc1']['kernel'], dense, 0.03),
+    (params['blocks_0']['qkv']['kernel'], qkv, 0.03),
+    (params['patches']['projection']['kernel'], patch, 0.03),
+    (params['cls'], cls, 0.3),
+    (params['cls_position'], 0.02, 0.3),
+    (params['patches']['positions'], 0.02, 0.2),
+  ]:
+    np.testing.assert_allclose(x.std(), std, rtol=rtol)
+  assert not any(np.any(leaf) for path, leaf in jax.tree.leaves_with_path(params) if path[-1].key == 'bias')
+  tail = float(np.abs(params['blocks_0']['fc1']['kernel']).max()) / dense
+  assert (tail > 3) == (weight_init == 'timm')  # timm's normal is not cut at two sigma; uniforms end at sqrt(3)
+
+
+def test_bfloat16_is_near():
+  f32, bf16 = (ViT(**TINY, dtype=d) for d in ('float32', 'bfloat16'))
+  params, x = lively(initial(f32)), images(16)
+  a, b = run(f32, params, x)['pooled'], run(bf16, params, x)['pooled']
+  assert b.dtype == jnp.float32
+  assert 1e-4 < np.linalg.norm(a - b) / np.linalg.norm(a) < 0.03
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(variant='XL'), "variant='XL'"),
+    (dict(), 'give a variant or all sizes'),
+    (dict(variant='S', heads=5), 'no multiple of heads=5'),
+    (dict(width=6, depth=1, heads=1, positions='sincos_mae'), 'multiple of 4'),
+    (dict(variant='S', class_token=False), "pool='cls' needs"),
+    (dict(variant='S', pool='max'), "pool='max'"),
+    (dict(variant='S', positions='none'), "positions='none'"),
+    (dict(variant='S', weight_init='jax'), "weight_init='jax'"),
+    (dict(variant='S', drop_path=1.0), 'drop_path=1.0'),
+    (dict(variant='S', layer_scale=-1.0), 'layer_scale=-1.0'),
+    (dict(variant='S', dtype='float64'), "dtype='float64'"),
+    (dict(variant='S', attention='flash'), "attention='flash'"),
+  ],
+)
+def test_refusals(fields, message):
+  with pytest.raises(UserError, match=message):
+    build(spec(ViT, **fields), 'config.method.encoder')
+
+
+def test_refuses_images_that_do_not_divide():
+  with pytest.raises(ValueError, match='10x8 pixels do not divide into patches of 4'):
+    jax.eval_shape(lambda key: net.init(ViT(**TINY), key, jnp.zeros((1, 10, 8, 3))), jax.random.key(0))

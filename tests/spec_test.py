@@ -1,0 +1,90 @@
+import sys
+import textwrap
+
+import ml_collections
+import pytest
+
+from sslax.errors import UserError, suggest
+from sslax.models.mlp import MLP
+from sslax.models.resnet import ResNet
+from sslax.ops.views import RandomViews
+from sslax.run.optim import Optimizer
+from sslax.spec import build, find, spec
+
+
+def test_round_trip_through_json():
+  """What a run saves builds the same object again."""
+  node = spec(ResNet, depth=18, stages=(1, 2), dtype='bfloat16')
+  import json
+
+  again = ml_collections.ConfigDict(json.loads(node.to_json()))
+  again.stages = tuple(again.stages)
+  assert build(node) == build(again) == ResNet(depth=18, stages=(1, 2), dtype='bfloat16')
+
+
+def test_every_argument_becomes_a_leaf_with_its_default():
+  node = spec(RandomViews, size=32)
+  assert node.size == 32 and node.count == 2 and node.gray_prob == 0.2
+  assert 'name' not in spec(MLP, features=(4,)) and 'parent' not in spec(MLP, features=(4,)), "Flax's own fields are no arguments"
+  assert spec(Optimizer).name == 'lars', 'a `name` that is no Flax field is an argument'
+
+
+def test_nodes_inside_tuples_and_dicts_are_built():
+  node = ml_collections.ConfigDict({'a': (spec(RandomViews, size=8), 3), 'b': {'c': spec(MLP, features=(4,))}})
+  built = build(node)
+  assert built['a'] == (RandomViews(size=8), 3) and built['b']['c'] == MLP(features=(4,))
+
+
+def test_integers_for_float_arguments_stay_flags():
+  assert isinstance(spec(RandomViews, flip=1).flip, float)
+
+
+@pytest.mark.parametrize(
+  'make, words',
+  [
+    (lambda: spec(ResNet, dept=18), ('dept', 'depth')),
+    (lambda: spec(MLP), ('features',)),
+    (lambda: build({'make': 'sslax.models.resnet:ResNt'}, 'config.x'), ('config.x', 'ResNt', 'ResNet')),
+    (lambda: build({'make': 'sslax.models.nowhere:X'}), ('sslax.models.nowhere',)),
+    (lambda: build({'make': 'sslax.models.resnet:ResNet', 'dpeth': 5}, 'config.e'), ('config.e', 'dpeth', 'depth')),
+    (lambda: build({'e': {'make': 'sslax.models.resnet:ResNet', 'depth': 19}}, 'config'), ('config.e', '19')),
+    (lambda: find('/nowhere/x.py:Y'), ('/nowhere/x.py',)),
+  ],
+)
+def test_mistakes_name_the_place_and_the_remedy(make, words):
+  with pytest.raises(UserError) as error:
+    make()
+  assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_class_of_a_file_outside_any_package(tmp_path):
+  """spec() names it by the file's path, and build() finds it again in a process that never read the config."""
+  path = tmp_path / 'my config.py'
+  path.write_text(
+    textwrap.dedent("""
+      import dataclasses
+      from sslax.spec import spec
+
+      @dataclasses.dataclass
+      class Mine:
+        x: int = 1
+
+      def get_config():
+        return spec(Mine, x=2)
+    """)
+  )
+  import importlib.util
+
+  module_spec = importlib.util.spec_from_file_location('whatever', path)
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  node = module.get_config()
+  assert node.make == f'{path}:Mine'
+  assert 'whatever' not in sys.modules
+  assert build(node).x == 2
+
+
+def test_suggest():
+  assert 'depth' in suggest('dept', ['depth', 'width'])
+  assert 'Known: a, b' in suggest('zzz', ['b', 'a'])
+  assert suggest('x', []) == ''
