@@ -1,4 +1,7 @@
-"""SimCLR v1 (Chen et al. 2020, https://arxiv.org/abs/2002.05709). Presets: digits, cifar10_cpu, cifar10, cifar10_simclr, imagenet."""
+"""SimCLR v1 (Chen et al. 2020, https://arxiv.org/abs/2002.05709).
+
+Presets: digits, cifar10_cpu, cifar10, cifar10_simclr, imagenet.
+"""
 
 from sslax.methods.simclr import SimCLR
 from sslax.models.mlp import MLP
@@ -10,8 +13,12 @@ from sslax.spec import spec
 
 
 def official_head(hidden, out=128):
-  """The paper's two layers as the official code builds them: no biases, BatchNorm after both, the last one without offset or ReLU."""
-  return spec(MLP, features=(hidden, out), norm='bn', bias=False, final_bias=False, final_norm='bn_no_bias', kernel_init='normal_0.01')
+  """The paper's two layers as the official code builds them: no biases, BatchNorm after both, the last one without offset or
+  ReLU.
+  """
+  return spec(
+    MLP, features=(hidden, out), norm='bn', bias=False, final_bias=False, final_norm='bn_no_bias', kernel_init='normal_0.01'
+  )
 
 
 def digits(config):
@@ -22,9 +29,12 @@ def digits(config):
     SimCLR,
     encoder=spec(ResNet, depth=18, stem='cifar', stages=(1, 1, 1), base=32),
     head=official_head(128, 64),
-    # A digit is a shape: nothing of it may change that would make it another digit. So no flips (2 and 5, 6 and 9), and no colours, as there are
-    # none. What differs between two writers of the same digit is slant, size, place, stroke width and pen pressure: shear, rotation below the angle
-    # that turns a 6 towards a 9, crops that keep most of the digit with a free aspect ratio, blur and noise (stroke), brightness and contrast (pressure).
+    # A digit is a shape: nothing of it may change that would make it another digit. So no flips (2 and 5, 6 and 9), and no
+    # colours, as there are
+    # none. What differs between two writers of the same digit is slant, size, place, stroke width and pen pressure: shear,
+    # rotation below the angle
+    # that turns a 6 towards a 9, crops that keep most of the digit with a free aspect ratio, blur and noise (stroke),
+    # brightness and contrast (pressure).
     augment=spec(
       RandomViews,
       size=16,
@@ -68,12 +78,15 @@ def cifar10_cpu(config):
 
 
 def cifar10(config):
-  """The protocol of lightly's CIFAR-10 table, to be compared with its SimCLR row: kNN (k 200, T 0.1) 0.848 at batch 512, 200 epochs.
+  """The protocol of lightly's CIFAR-10 table, to be compared with its SimCLR row: kNN (k 200, T 0.1) 0.848 at batch 512, 200
+  epochs.
 
   python -m sslax.train --config=configs/simclr.py:cifar10 --workdir=runs/simclr_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst (best epoch; 87 minutes on an A6000). ResNet-18 with a 3x3
-  stem and no ReLU after it (a quirk of their backbone that belongs to the published number), SGD 0.06 x batch / 128, cosine once an epoch to 0, no
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst (best epoch; 87 minutes on an A6000).
+  ResNet-18 with a 3x3
+  stem and no ReLU after it (a quirk of their backbone that belongs to the published number), SGD 0.06 x batch / 128, cosine
+  once an epoch to 0, no
   warm-up, weight decay 5e-4 on every parameter, ImageNet mean and std.
   Status: shape-checked, not yet run to the end.
   """
@@ -97,7 +110,15 @@ def cifar10(config):
     microbatches=config.get_ref('microbatches'),
   )
   config.optim = spec(
-    Optimizer, name='sgd', learning_rate=0.06, scaling='linear', reference_batch=128, per_epoch=True, warmup='0 steps', weight_decay=5e-4, exclude=''
+    Optimizer,
+    name='sgd',
+    learning_rate=0.06,
+    scaling='linear',
+    reference_batch=128,
+    per_epoch=True,
+    warmup='0 steps',
+    weight_decay=5e-4,
+    exclude='',
   )
   config.checkpoint.every_steps = 970
   config.online.every_steps = 970
@@ -108,7 +129,8 @@ def cifar10_simclr(config):
 
   python -m sslax.train --config=configs/simclr.py:cifar10_simclr --workdir=runs/simclr_cifar10_official
 
-  ResNet-18, batch 512, LARS 1.0 x batch / 256, weight decay 1e-4, temperature 0.5, colour strength 0.5, no blur, inputs in [0, 1] without mean and std.
+  ResNet-18, batch 512, LARS 1.0 x batch / 256, weight decay 1e-4, temperature 0.5, colour strength 0.5, no blur, inputs in [0,
+  1] without mean and std.
   Status: shape-checked, not yet run.
   """
   config.data.train, config.data.test, config.data.image_size = 'tfds:cifar10@train', 'tfds:cifar10@test', 32
@@ -127,12 +149,14 @@ def cifar10_simclr(config):
 
 
 def imagenet(config):
-  """The paper's ImageNet setting at 100 epochs: linear probe 64.5 (Table B.1, batch 4096: 64.6 with linear, 64.5 with square-root scaling).
+  """The paper's ImageNet setting at 100 epochs: linear probe 64.5 (Table B.1, batch 4096: 64.6 with linear, 64.5 with
+  square-root scaling).
 
   python -m sslax.train --config=configs/simclr.py:imagenet --workdir=runs/simclr_imagenet \\
       --config.data.train='folder:/data/imagenet/train' --config.data.test='folder:/data/imagenet/val'
 
-  ResNet-50, batch 4096, LARS 0.3 x batch / 256, 10 epochs of warm-up, weight decay 1e-6 (the paper's; the code's default of 1e-4 is v2's).
+  ResNet-50, batch 4096, LARS 0.3 x batch / 256, 10 epochs of warm-up, weight decay 1e-6 (the paper's; the code's default of
+  1e-4 is v2's).
   The paper's hardware: 128 TPU v3 cores, 1.5 hours.
   Status: shape-checked under jax.eval_shape, not yet run.
   """

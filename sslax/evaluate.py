@@ -1,6 +1,7 @@
 """Evaluate the checkpoints of a run: python -m sslax.evaluate --workdir=runs/digits --probes=knn,linear,fewshot
 
-A separate program: it rebuilds the method from the config that the run saved and never writes to the run's checkpoints. Results go to
+A separate program: it rebuilds the method from the config that the run saved and never writes to the run's checkpoints.
+Results go to
 eval.jsonl (each probe of each step once), a table on the terminal and report.html. Floors (raw pixels, the same encoder at random
 initialisation) stand beside every number.
 """
@@ -17,15 +18,17 @@ STEP = flags.DEFINE_string('step', 'latest', 'latest, all, or the number of a st
 WATCH = flags.DEFINE_bool('watch', False, 'Follow a running training: evaluate each new checkpoint until the run is done.')
 POLL_SECONDS = flags.DEFINE_float('poll_seconds', 5, 'With --watch: how often to look for a new checkpoint.')
 TIMEOUT = flags.DEFINE_float('timeout', 0, 'With --watch: give up after so many seconds without a new checkpoint; 0: never.')
-DATA_TRAIN = flags.DEFINE_string('data_train', '', "URI of the labelled training set of the probes; default: the run's data.train.")
+DATA_TRAIN = flags.DEFINE_string(
+  'data_train', '', "URI of the labelled training set of the probes; default: the run's data.train."
+)
 DATA_TEST = flags.DEFINE_string('data_test', '', "URI of the labelled test set; default: the run's data.test.")
 FLOORS = flags.DEFINE_bool('floors', True, 'Also evaluate raw pixels and the randomly initialised encoder.')
 REPORT = flags.DEFINE_bool('report', True, 'Write report.html.')
 
 
 def main() -> None:
-  from sslax.errors import UserError, suggest
   from sslax import evaluator
+  from sslax.errors import UserError, suggest
 
   if not WORKDIR.value:
     raise UserError('--workdir is missing: the folder that sslax.train wrote to')

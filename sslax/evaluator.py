@@ -1,4 +1,6 @@
-"""The room behind `evaluate`: which checkpoints, which features, which probes; results kept in eval.jsonl, shown as a table and a report."""
+"""The room behind `evaluate`: which checkpoints, which features, which probes; results kept in eval.jsonl, shown as a table
+and a report.
+"""
 
 import dataclasses
 import hashlib
@@ -17,6 +19,7 @@ from sslax.data.sources import open_source
 from sslax.errors import UserError
 from sslax.evals import collapse, fewshot, floors, knn, linear, pictures, pretext, report
 from sslax.evals.features import cached, extract
+from sslax.ops.views import RandomViews
 from sslax.run import config as configs
 from sslax.run import loop, sharding
 from sslax.run.checkpoint import Reader, Vanished
@@ -39,7 +42,16 @@ class Sets:
 class Evaluation:
   """Probes of one run. Each (step, features, probe, settings) is computed once, whoever asks and however often."""
 
-  def __init__(self, workdir: pathlib.Path, *, probes: list[str], data_train: str = '', data_test: str = '', floors: bool = True, report: bool = True):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    *,
+    probes: list[str],
+    data_train: str = '',
+    data_test: str = '',
+    floors: bool = True,
+    report: bool = True,
+  ):
     """Reads the saved config and what has been evaluated before; computes nothing.
 
     Raises:
@@ -54,7 +66,9 @@ class Evaluation:
     self.reader = Reader(workdir)
     self.rows = report_rows(workdir)
     self.settings = hashlib.sha256(
-      json.dumps([self.data, self.config.eval.to_dict(), self.config.data.image_size, self.config.data.eval_resize], sort_keys=True).encode()
+      json.dumps(
+        [self.data, self.config.eval.to_dict(), self.config.data.image_size, self.config.data.eval_resize], sort_keys=True
+      ).encode()
     ).hexdigest()[:12]
     self._prepared = None
     self.shown_step = None
@@ -65,7 +79,10 @@ class Evaluation:
     """Evaluates the named step(s): 'latest', 'all', or a number."""
     steps = self.reader.steps()
     if not steps:
-      raise UserError(f'{self.workdir} holds no checkpoint yet (last word of the run: {read_status(self.workdir).get("reason", "none")}); --watch waits for one')
+      raise UserError(
+        f'{self.workdir} holds no checkpoint yet (the run says: '
+        f'{read_status(self.workdir).get("reason", "nothing")}); --watch waits for one'
+      )
     wanted = steps if step == 'all' else [steps[-1]] if step == 'latest' else [int(step)]
     if wanted[0] not in steps:
       raise UserError(f'there is no checkpoint of step {wanted[0]}; there are {", ".join(map(str, steps))}')
@@ -80,7 +97,10 @@ class Evaluation:
     done, last_news = set(), time.time()
     print(f'watching {self.workdir}', flush=True)
     while True:
-      ended = read_status(self.workdir).get('reason') in ('done', 'diverged')  # read before the list: no checkpoint can come after
+      ended = read_status(self.workdir).get('reason') in (
+        'done',
+        'diverged',
+      )  # read before the list: no checkpoint can come after
       new = [step for step in self.reader.steps() if step not in done]
       for step in new:
         done.add(step)
@@ -112,7 +132,16 @@ class Evaluation:
         sets[features] = self._features(features, at)
       started = time.time()
       values = self._probe(probe, sets[features], features, at)
-      self._write({'step': at, 'features': features, 'probe': probe, 'settings': self.settings, 'values': values, 'seconds': round(time.time() - started, 2)})
+      self._write(
+        {
+          'step': at,
+          'features': features,
+          'probe': probe,
+          'settings': self.settings,
+          'values': values,
+          'seconds': round(time.time() - started, 2),
+        }
+      )
 
   # Features
 
@@ -134,7 +163,12 @@ class Evaluation:
   def _batches(self, source):
     data = self.config.data
     return pipeline.eval_batches(
-      source, batch_size=self._batch_size(), image_size=data.image_size, resize=data.eval_resize or data.image_size, threads=data.threads, max_pixels=data.max_pixels
+      source,
+      batch_size=self._batch_size(),
+      image_size=data.image_size,
+      resize=data.eval_resize or data.image_size,
+      threads=data.threads,
+      max_pixels=data.max_pixels,
     )
 
   def _features(self, features: str, step: int) -> Sets:
@@ -145,7 +179,9 @@ class Evaluation:
       nonlocal state
       source = sources[name]
       if features == PIXELS:
-        parts = [(floors.raw_pixels(b['image'][b['mask']]), b['label'][b['mask']], b['index'][b['mask']]) for b in self._batches(source)]
+        parts = [
+          (floors.raw_pixels(b['image'][b['mask']]), b['label'][b['mask']], b['index'][b['mask']]) for b in self._batches(source)
+        ]
         return dict(zip(('pooled', 'label', 'index'), (np.concatenate(part) for part in zip(*parts, strict=True)), strict=True))
       if state is None:
         state = self._state(features, step)
@@ -153,7 +189,13 @@ class Evaluation:
       return extract(run.method, state.params, state.memory, self._batches(source), mesh=run.mesh, progress=True, total=total)
 
     def keyed(name):
-      key = {'features': features, 'step': step, 'set': self.data[name], 'settings': self.settings, 'config': self.config.to_json(sort_keys=True)}
+      key = {
+        'features': features,
+        'step': step,
+        'set': self.data[name],
+        'settings': self.settings,
+        'config': self.config.to_json(sort_keys=True),
+      }
       return cached(self.workdir / 'features', key, lambda: of(name))
 
     return Sets(keyed('train'), keyed('test'))
@@ -162,7 +204,9 @@ class Evaluation:
     run = self._prepare()[0]
     if features == RANDOM:
       init = jax.jit(lambda b: init_state(run.method, run.tx, self.config.seed, b), out_shardings=run.state_sharding())
-      return init({k: jax.device_put(np.zeros(a.shape, a.dtype), sharding.replicated(run.mesh)) for k, a in run.abstract_batch.items()})
+      return init(
+        {k: jax.device_put(np.zeros(a.shape, a.dtype), sharding.replicated(run.mesh)) for k, a in run.abstract_batch.items()}
+      )
     with self.reader.pin(step):  # the trainer may not delete it while it is read
       return self.reader.restore(run.abstract_state, step)
 
@@ -183,27 +227,39 @@ class Evaluation:
     if probe == 'fewshot':
       shots = tuple(n for n in SHOTS if n <= np.bincount(y, minlength=classes).min())
       found = fewshot.low_shot(x, y, tx, ty, num_classes=classes, shots=shots, draws=10, seed=0)
-      return {str(shot): {k: [float(v) for v in value] if np.ndim(value) else float(value) for k, value in row.items()} for shot, row in found.items()}
+      return {
+        str(shot): {k: [float(v) for v in value] if np.ndim(value) else float(value) for k, value in row.items()}
+        for shot, row in found.items()
+      }
     return {key: float(value) for key, value in collapse.metrics(tx).items()}
 
   def _sgd(self, sources, tx, ty, classes, features, step) -> float:
-    from sslax.ops.views import RandomViews
-
-    run, config = self._prepare()[0], self.config
-    state = self._state(features, step)
-    size, steps = config.eval.batch_size, 30 * max(1, len(sources['train']) // config.eval.batch_size)
-    crop = RandomViews(count=1, size=config.data.image_size, area=(0.08, 1.0), jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+    """The SGD probe on random-resized crops and flips, 30 epochs."""
+    run, data = self._prepare()[0], self.config.data
+    state, size = self._state(features, step), self._batch_size()
+    crop = RandomViews(count=1, size=data.image_size, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+    on_host = data.crop_on == 'host'
     batches = pipeline.train_batches(
-      sources['train'], batch_size=size, seed=0, image_size=config.data.image_size, crops=(crop.crop(),), crop_on=config.data.crop_on,
-      threads=config.data.threads, max_pixels=config.data.max_pixels,
+      sources['train'], batch_size=size, seed=0, image_size=data.image_size, crops=(crop.crop(),), crop_on=data.crop_on,
+      threads=data.threads, max_pixels=data.max_pixels,
     )  # fmt: skip
-    return float(
-      linear.sgd_probe(
-        lambda images: run.method.features(state.params, state.memory, {'image': images})['pooled'],
-        batches, tx, ty, num_classes=classes, steps=steps, batch_size=size,
-        augment=lambda rng, batch: crop(rng, batch)[:, 0],
-      )
-    )  # fmt: skip
+
+    @jax.jit
+    def pooled(views):
+      return run.method.features(state.params, state.memory, {'image': views})['pooled']
+
+    @jax.jit
+    def augment(rng, image):
+      return crop(rng, {'crops': image[:, None]} if on_host else {'image': image})[:, 0]
+
+    try:
+      images = ({'image': b['crops'][:, 0] if on_host else b['image'], 'label': b['label']} for b in batches)
+      steps = 30 * max(1, len(sources['train']) // size)
+      return linear.sgd_probe(pooled, images, tx, ty, num_classes=classes, steps=steps, batch_size=size, augment=augment)[
+        'accuracy'
+      ]
+    finally:
+      batches.close()
 
   # Results
 
@@ -241,13 +297,19 @@ class Evaluation:
           if column not in columns:
             columns.append(column)
           cells[features, column] = text
-    rows = [[name if features == 'trained' else features, *(cells.get((features, column), '') for column in columns)] for features, _ in sets]
+    rows = [
+      [name if features == 'trained' else features, *(cells.get((features, column), '') for column in columns)]
+      for features, _ in sets
+    ]
     return report.Table(f'Step {step}', ['features', *columns], rows, self._caption())
 
   def _caption(self):
     parts = [f'probes trained on {self.data["train"]}, tested on {self.data["test"]}.']
     if 'fewshot' in self.probes:
-      parts.append('n labels: accuracy of the nearest centroid with n labels a class, mean +- standard deviation of 10 draws (the same draws for every row).')
+      parts.append(
+        'n labels: accuracy of the nearest centroid with n labels a class, mean +- standard deviation of 10 draws '
+        '(the same draws for every row).'
+      )
     if 'knn' in self.probes:
       parts.append(f'kNN: weighted, k {self.config.eval.knn_k}, temperature {self.config.eval.knn_temperature}, all labels.')
     if 'linear' in self.probes:
@@ -280,11 +342,25 @@ class Evaluation:
       figures.append(report.Figure(title, data, kind, caption, alt))
 
     def series(*keys):
-      return {key: ([m['step'] for m in metrics if key in m], [m[key] for m in metrics if key in m]) for key in keys if any(key in m for m in metrics)}
+      return {
+        key: ([m['step'] for m in metrics if key in m], [m[key] for m in metrics if key in m])
+        for key in keys
+        if any(key in m for m in metrics)
+      }
 
-    for title, keys, log_y in (('Loss', ('loss',), False), ('Accuracy during training', ('knn', 'contrastive_accuracy'), False), ('Norms', ('grad_norm', 'param_norm'), True)):
+    for title, keys, log_y in (
+      ('Loss', ('loss',), False),
+      ('Accuracy during training', ('knn', 'contrastive_accuracy'), False),
+      ('Norms', ('grad_norm', 'param_norm'), True),
+    ):
       if series(*keys):
-        add(title, pictures.curves(series(*keys), ylabel=title.lower(), log_y=log_y), 'svg', f'{", ".join(series(*keys))} at each logged step.', f'curve of {title.lower()}')
+        add(
+          title,
+          pictures.curves(series(*keys), ylabel=title.lower(), log_y=log_y),
+          'svg',
+          f'{", ".join(series(*keys))} at each logged step.',
+          f'curve of {title.lower()}',
+        )
     shots = self._find('trained', step, 'fewshot')
     if shots:
       bars, errors = {}, {}
@@ -293,13 +369,21 @@ class Evaluation:
         if values:
           label = name if features == 'trained' else features
           bars[label], errors[label] = [values[n]['mean'] for n in shots], [values[n]['stderr'] for n in shots]
-      add('Label efficiency', pictures.bars([f'{n} a class' for n in shots], bars, errors, xlabel='labels', ylabel='accuracy'), 'svg',
-          'Nearest centroid; mean of 10 draws, bars show the standard error.', 'bars of accuracy by number of labels')  # fmt: skip
+      title, ylabel = 'Label efficiency', 'accuracy'
+      add(title, pictures.bars([f'{n} a class' for n in shots], bars, errors, xlabel='labels', ylabel=ylabel), 'svg',
+          'Nearest centroid; mean of 10 draws, bars show the standard error.', 'accuracy by number of labels')  # fmt: skip
     classes = sources['train'].classes
     for method in ('pca', 'tsne'):
-      add(f'Map of the test features ({"t-SNE" if method == "tsne" else "PCA"})', pictures.feature_map(sets.test['pooled'], sets.test['label'], classes, method),
-          'png', 'Colours are classes; training saw none.', f'{method} of the features')  # fmt: skip
-    add('Nearest neighbours', self._neighbours(sets, sources), 'png', 'Left: test images. Right: the most similar training images by cosine of the features.', 'sheet of nearest neighbours')
+      drawn = pictures.feature_map(sets.test['pooled'], sets.test['label'], classes, method)
+      shown = {'pca': 'PCA', 'tsne': 't-SNE'}[method]
+      add(f'Map of the test features ({shown})', drawn, 'png', 'Colours are classes; training saw none.', f'{shown} of features')
+    add(
+      'Nearest neighbours',
+      self._neighbours(sets, sources),
+      'png',
+      'Left: test images. Right: the most similar training images by cosine of the features.',
+      'sheet of nearest neighbours',
+    )
     try:
       add('The pretext task', pictures.png(pretext.sheet(run.method, self.config, open_source(self.config.data.train))), 'png',
           'Original images and the views that the loss compares.', 'sheet of views')  # fmt: skip
@@ -349,9 +433,9 @@ def _cells(probe: str, values: dict[str, Any] | None) -> list[tuple[str, str]]:
   if values is None:
     return []
   if probe == 'knn':
-    return [('kNN', f'{values["top1"]:.3f}')]
+    return [('kNN, all labels', f'{values["top1"]:.3f}')]
   if probe == 'linear':
-    return [('linear', f'{values["accuracy"]:.3f}')]
+    return [('linear, all labels', f'{values["accuracy"]:.3f}')]
   if probe == 'sgd':
     return [('linear (SGD)', f'{values["accuracy"]:.3f}')]
   if probe == 'fewshot':

@@ -46,9 +46,7 @@ class Method(abc.ABC):
     return batch
 
   @abc.abstractmethod
-  def loss(
-    self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array
-  ) -> tuple[jax.Array, Output]:
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     """([] loss, Output). The whole global batch is visible: nothing is gathered, no rank is asked."""
 
   def after(self, params: PyTree, memory: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:

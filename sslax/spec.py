@@ -3,7 +3,8 @@
     config.method = spec(SimCLR, encoder=spec(ResNet, depth=50), temperature=0.1)
     method = build(config.method, 'method')
 
-No registry and no import side effects. Every argument of the target becomes a leaf with its default, so that any of them is a flag
+No registry and no import side effects. Every argument of the target becomes a leaf with its default, so that any of them is a
+flag
 (`--config.method.temperature=0.2`), the saved config is complete, and a misspelt argument fails when the config is read.
 """
 
@@ -121,4 +122,7 @@ def _check(where, parameters, arguments):
 def _is_config(value) -> bool:
   if isinstance(value, tuple):
     return all(_is_config(v) for v in value)
-  return isinstance(value, (bool, int, float, str, ml_collections.ConfigDict, ml_collections.FieldReference)) and value is not inspect.Parameter.empty
+  return (
+    isinstance(value, (bool, int, float, str, ml_collections.ConfigDict, ml_collections.FieldReference))
+    and value is not inspect.Parameter.empty
+  )

@@ -54,7 +54,9 @@ def train_step(
 
   grad_norm, param_norm = optax.global_norm(grads), optax.global_norm(params)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
-  finite &= jnp.all(jnp.array([jnp.all(jnp.isfinite(m)) for m in jax.tree.leaves(memory) if jnp.issubdtype(m.dtype, jnp.floating)] or [True]))
+  finite &= jnp.all(
+    jnp.array([jnp.all(jnp.isfinite(m)) for m in jax.tree.leaves(memory) if jnp.issubdtype(m.dtype, jnp.floating)] or [True])
+  )
   metrics = {'loss': loss, 'grad_norm': grad_norm, 'param_norm': param_norm, **out.metrics, 'finite': finite}
   return TrainState(state.step + 1, params, memory, opt_state), {k: jnp.float32(v) for k, v in metrics.items()}
 

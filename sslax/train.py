@@ -1,6 +1,7 @@
 """Pre-train an encoder: python -m sslax.train --config=configs/simclr.py:digits --workdir=runs/digits
 
-Run it again to go on where it stopped. Exit codes: 0 done, 2 user error, 3 diverged, 42 interrupted with the state saved, 170 stalled.
+Run it again to go on where it stopped. Exit codes: 0 done, 2 user error, 3 diverged, 42 interrupted with the state saved, 170
+stalled.
 """
 
 import pathlib
@@ -36,7 +37,9 @@ def main() -> None:
       print('dry run: nothing compiled, nothing written')
       return
     if config.data.test and not run.source.num_classes and config.online.every_steps:
-      raise UserError(f'config.online.every_steps={config.online.every_steps} needs labels, and {config.data.train} has none; set it to 0')
+      raise UserError(
+        f'config.online.every_steps={config.online.every_steps} needs labels, and {config.data.train} has none; set it to 0'
+      )
     loop.train(run, lowered, workdir, stop, online_knn(run) if config.online.every_steps else None)
     print(f'done: {workdir}')
 

@@ -13,7 +13,9 @@ import absl.flags
 import jax
 import pytest
 
-CACHE = pathlib.Path(os.environ.get('SSLAX_TEST_CACHE', pathlib.Path(__file__).parent / '.cache' / f'jax-{jax.__version__}-{platform.machine()}'))
+CACHE = pathlib.Path(
+  os.environ.get('SSLAX_TEST_CACHE', pathlib.Path(__file__).parent / '.cache' / f'jax-{jax.__version__}-{platform.machine()}')
+)
 jax.config.update('jax_compilation_cache_dir', str(CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)

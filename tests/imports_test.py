@@ -35,7 +35,11 @@ def imports(path):
   """'sslax.a.b' for every import of the package in a file, wherever it stands."""
   for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
     if isinstance(node, ast.ImportFrom) and node.module:
-      yield from ([f'{node.module}.{a.name}' for a in node.names] if node.module == 'sslax' else [node.module + '.' + a.name for a in node.names])
+      yield from (
+        [f'{node.module}.{a.name}' for a in node.names]
+        if node.module == 'sslax'
+        else [node.module + '.' + a.name for a in node.names]
+      )
     elif isinstance(node, ast.Import):
       yield from (a.name for a in node.names)
 
@@ -57,14 +61,17 @@ def breaks(path, names):
   return found
 
 
-@pytest.mark.parametrize('path', sorted(p for p in PACKAGE.rglob('*.py') if p.name != '__init__.py'), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize(
+  'path', sorted(p for p in PACKAGE.rglob('*.py') if p.name != '__init__.py'), ids=lambda p: p.relative_to(PACKAGE).as_posix()
+)
 def test_imports_only_what_is_below(path):
   assert room(path) in FLOORS, f'{room(path)} is a new room: give it a floor'
   assert breaks(path, list(imports(path))) == []
 
 
 @pytest.mark.parametrize(
-  'file, name', [('run/loop.py', 'sslax.methods.simclr'), ('losses/contrastive.py', 'sslax.models.net'), ('methods/simclr.py', 'sslax.methods.averaged'),
+  'file, name', [('run/loop.py', 'sslax.methods.simclr'), ('losses/contrastive.py', 'sslax.models.net'),
+                 ('methods/simclr.py', 'sslax.methods.averaged'),
                  ('data/host.py', 'sslax.run.loop'), ('train.py', 'configs.simclr'), ('evals/knn.py', 'sslax.run.config')],
 )  # fmt: skip
 def test_the_rule_catches(file, name):
@@ -78,7 +85,9 @@ def test_no_method_is_named_outside_its_files():
   for path in PACKAGE.rglob('*.py'):
     if room(path) in allowed:
       continue
-    code = '\n'.join(ast.unparse(node) for node in ast.parse(path.read_text(encoding='utf-8')).body if not isinstance(node, ast.Expr))
+    code = '\n'.join(
+      ast.unparse(node) for node in ast.parse(path.read_text(encoding='utf-8')).body if not isinstance(node, ast.Expr)
+    )
     tree = ast.parse(code)
     for node in ast.walk(tree):
       if isinstance(node, (ast.Name, ast.Attribute)):
@@ -91,7 +100,14 @@ def test_nothing_dangerous():
   for path in PACKAGE.rglob('*.py'):
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
       if isinstance(node, ast.Import):
-        assert not {a.name.split('.')[0] for a in node.names} & {'pickle', 'cloudpickle', 'dill', 'marshal', 'torch', 'tensorflow'}, path
+        assert not {a.name.split('.')[0] for a in node.names} & {
+          'pickle',
+          'cloudpickle',
+          'dill',
+          'marshal',
+          'torch',
+          'tensorflow',
+        }, path
       if isinstance(node, ast.ImportFrom) and node.module:
         assert node.module.split('.')[0] not in {'pickle', 'cloudpickle', 'dill', 'marshal', 'torch', 'tensorflow'}, path
       if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

@@ -151,10 +151,11 @@ def walk(root: str) -> tuple[list[str], list[str]]:
   """The folders directly in `root`, and every file below it relative to it; hidden ones left out, links followed once, sorted."""
   folders, names = [], []
   seen = set()
+  base = os.fspath(remote(root)) if is_remote(root) else root
   for folder, subfolders, found in remote(root).walk() if is_remote(root) else os.walk(root, followlinks=True, onerror=_refuse):
     folder = os.fspath(folder)
     subfolders[:] = sorted(name for name in subfolders if not name.startswith('.'))
-    inside = os.path.relpath(folder, root)
+    inside = os.path.relpath(folder, base)
     if not is_remote(root):
       real = os.path.realpath(folder)
       if real in seen:  # a link that leads back up

@@ -148,7 +148,8 @@ def _scan(path, field):
     size = f.seek(0, os.SEEK_END)
     f.seek(0)
     try:
-      for member in tarfile.open(fileobj=f, mode='r:'):
+      archive = tarfile.open(fileobj=f, mode='r:')
+      for member in archive:
         folder, _, name = member.name.rpartition('/')
         key, _, suffix = name.partition('.')
         if not member.isreg() or member.issparse() or not key:  # links, devices, folders, hidden files
@@ -158,6 +159,10 @@ def _scan(path, field):
         if not 0 <= member.size <= size - member.offset_data:
           raise tarfile.ReadError('unexpected end of data')
         record[suffix.lower()] = (member.offset_data, member.size)
+      if (
+        size - archive.offset < tarfile.BLOCKSIZE
+      ):  # tarfile takes half a header, or none, for the end; a whole archive ends in zeros
+        raise tarfile.ReadError('no end-of-archive mark')
     except tarfile.TarError as error:
       if not records:
         hint = ' Compressed shards have no random access: unpack them with gunzip first.' if path.endswith('gz') else ''

@@ -67,8 +67,11 @@ class Tfds:
 
 def _builder(tfds, name):
   try:
-    if os.path.isdir(os.path.expanduser(name)):
-      return tfds.builder_from_directory(os.path.expanduser(name))
+    folder = os.path.expanduser(name)
+    if os.path.isdir(folder):
+      if not os.path.exists(os.path.join(folder, 'dataset_info.json')):
+        raise UserError(f'tfds:{name} is no folder of a prepared version (NAME/[CONFIG/]VERSION with dataset_info.json)')
+      return tfds.builder_from_directory(folder)
     return tfds.builder(name, try_gcs=False, data_dir=os.environ.get('TFDS_DATA_DIR'))
   except tfds.core.DatasetNotFoundError as error:
     known = suggest(name.split('/')[0].split(':')[0], tfds.list_builders(with_community_datasets=False))

@@ -19,8 +19,8 @@ def metrics(x: Any, views: Any = None, *, sample: int = 4096, seed: int = 0) -> 
   Returns:
     feature_std: mean over channels of the std of unit features, times sqrt(D); 1 healthy, 0 collapsed to a point (Chen & He 2021,
       SimSiam, sec. 4.1).
-    rankme: exp of the entropy of the singular values, 1 to min(N, D) (Garrido et al. 2023, https://arxiv.org/abs/2210.02885, eq. 2-3:
-      not centred, p = sigma / |sigma|_1 + 1e-7), on at most 25,600 rows as there.
+    rankme: exp of the entropy of the singular values, 1 to min(N, D) (Garrido et al. 2023, https://arxiv.org/abs/2210.02885, eq.
+      2-3: not centred, p = sigma / |sigma|_1 + 1e-7), on at most 25,600 rows as there.
     rank_fraction: rankme / min(N, D).
     uniformity: log of the mean over pairs of exp(-2 |u - v|^2), u, v unit features; 0 collapsed, about -4 uniform on a sphere of
       many dimensions (Wang & Isola 2020, https://arxiv.org/abs/2005.10242, t = 2).
@@ -33,7 +33,7 @@ def metrics(x: Any, views: Any = None, *, sample: int = 4096, seed: int = 0) -> 
   if len(x) < 2:
     raise UserError('collapse: one row has no spread; needs at least 2.')
   rng = np.random.default_rng(seed)
-  unit, rows = _unit(x), rng.permutation(len(x))
+  unit, rows = features.unit(np.float64(x)), rng.permutation(len(x))
   rank = _rankme(x[rows[:25_600]])
   out = {
     'feature_std': float(unit.std(0).mean() * x.shape[1] ** 0.5),
@@ -42,18 +42,18 @@ def metrics(x: Any, views: Any = None, *, sample: int = 4096, seed: int = 0) -> 
     'uniformity': _uniformity(unit[rows[:sample]]),
   }
   if views is not None:
-    views = np.asarray(views, np.float32)
+    views = np.asarray(views, np.float64)
     if views.ndim != 3 or views.shape[1] != 2:
       raise UserError(f'collapse: views of shape {views.shape}; needs [M, 2, D].')
     features.checked(views.reshape(len(views), -1), name='collapse views')
-    a, b = _unit(views[:, 0]), _unit(views[:, 1])
+    a, b = features.unit(views[:, 0]), features.unit(views[:, 1])
     out['alignment'] = float(np.square(a - b).sum(1).mean())
   return out
 
 
 def _rankme(x):
-  # Singular values from the smaller Gram matrix, in float64: seconds where the SVD of [25600, 2048] takes minutes. Their error, 1e-8
-  # of the largest, is below the 1e-7 of the definition.
+  # Singular values from the smaller Gram matrix, in float64: seconds where the SVD of [25600, 2048] takes minutes. Their error,
+  # 1e-8 of the largest, is below the 1e-7 of the definition.
   x = np.float64(x)
   gram = x.T @ x if len(x) >= x.shape[1] else x @ x.T
   sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
@@ -68,8 +68,3 @@ def _uniformity(u, t=2.0, block=512):
     square = np.square(a).sum(1)[:, None] + np.square(u).sum(1)[None] - 2 * a @ u.T
     total += np.exp(-t * np.maximum(square, 0)).sum(where=np.arange(len(u))[None] > np.arange(i, i + len(a))[:, None])
   return float(np.log(total / (len(u) * (len(u) - 1) / 2)))
-
-
-def _unit(x):
-  x = np.float64(x)
-  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -113,7 +113,7 @@ def cached(path: Path, key: dict[str, Any], make: Callable[[], dict[str, np.ndar
 
   Args:
     path: a folder; created where missing.
-    key: all that the arrays depend on (checkpoint, step, data URI, ...), JSON types; stored in the file, compared when it is read.
+    key: all that the arrays depend on (checkpoint, step, data URI, ...), JSON types; stored in the file and compared.
     make: called when there is no file, or none that can be read (cut off, bit rot: zip keeps a CRC of each array).
 
   Returns:
@@ -164,3 +164,15 @@ def checked(
   if y.min() < 0 or (num_classes is not None and y.max() >= num_classes):
     raise UserError(f'{name}: labels run from {y.min()} to {y.max()}; needs 0 to {(num_classes or 1) - 1}.')
   return x, y.astype(np.int32)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+  """Rows of x [N, D] over their l2 norm; zeros stay zeros."""
+  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def blocks(x: np.ndarray, size: int, fill: float = 0) -> np.ndarray:
+  """[N, ...] -> [ceil(N / size), size, ...], padded with `fill` at the end."""
+  short = -len(x) % size
+  x = np.concatenate([x, np.full((short, *x.shape[1:]), fill, x.dtype)]) if short else x
+  return x.reshape(-1, size, *x.shape[1:])

@@ -84,8 +84,8 @@ def _summary(values):
 
 
 def _centroid(x, y, test_x, num_classes):
-  mean = np.stack([_unit(x[y == c]).mean(0) for c in range(num_classes)])
-  return (test_x @ _unit(mean).T).argmax(1)  # the query's norm scales a whole row
+  mean = np.stack([features.unit(x[y == c]).mean(0) for c in range(num_classes)])
+  return (test_x @ features.unit(mean).T).argmax(1)  # the query's norm scales a whole row
 
 
 def _ridge(x, y, test_x, num_classes, l2=2.0**10, bias=100.0):
@@ -102,10 +102,6 @@ def _ridge(x, y, test_x, num_classes, l2=2.0**10, bias=100.0):
 
 def _logistic(x, y, test_x, num_classes):
   return linear.fit(x, y, num_classes, l2=1.0).rank(test_x, 1)[:, 0]
-
-
-def _unit(x):
-  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 _CLASSIFIERS = {'centroid': _centroid, 'ridge': _ridge, 'logistic': _logistic}

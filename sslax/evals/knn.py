@@ -11,7 +11,7 @@ from jax import lax
 from sslax.errors import UserError
 from sslax.evals import features
 
-_BLOCK = 8192  # gallery rows compared at a time: [batch, _BLOCK] similarities are alive, never [M, N]
+_ROWS = 8192  # gallery rows compared at a time: [batch, _ROWS] similarities are alive, never [M, N]
 
 
 def predict(
@@ -50,12 +50,13 @@ def predict(
     raise UserError(f'kNN: the gallery has {train_x.shape[1]} features and the queries {x.shape[1]}.')
   if k < 1 or temperature <= 0 or not 1 <= top <= num_classes:
     raise UserError(f'kNN: needs k >= 1 ({k}), temperature > 0 ({temperature}) and 1 <= top <= {num_classes} ({top}).')
-  block = min(_BLOCK, -(-len(train_x) // 128) * 128)
-  gallery = jnp.asarray(_blocks(_unit(train_x), block))
-  labels = jnp.asarray(_blocks(train_y, block, -1))  # -1: padding
+  count = -(-len(train_x) // _ROWS)
+  block = -(-len(train_x) // (count * 128)) * 128  # even blocks, so that little is padding
+  gallery = jnp.asarray(features.blocks(features.unit(train_x), block))
+  labels = jnp.asarray(features.blocks(train_y, block, -1))  # -1: padding
   ranked = [
     np.asarray(_classify(gallery, labels, rows, jnp.float32(temperature), min(k, len(train_x)), num_classes, top))
-    for rows in _blocks(_unit(x), batch)
+    for rows in features.blocks(features.unit(x), batch)
   ]
   ranked = np.concatenate(ranked)[: len(x)]
   return ranked[:, 0] if top == 1 else ranked
@@ -105,14 +106,3 @@ def _classify(gallery, labels, rows, temperature, k, num_classes, top):
 
   votes, _ = lax.scan(vote, jnp.zeros((len(rows), num_classes)), (weight.T, y.T))
   return lax.top_k(votes, top)[1]
-
-
-def _unit(x):
-  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
-def _blocks(x, size, fill=0):
-  """[N, ...] -> [ceil(N / size), size, ...], padded at the end."""
-  short = -len(x) % size
-  x = np.concatenate([x, np.full((short, *x.shape[1:]), fill, x.dtype)]) if short else x
-  return x.reshape(-1, size, *x.shape[1:])

@@ -14,7 +14,8 @@ from sslax.evals.features import extract
 def online_knn(run) -> Callable[..., dict[str, float]]:
   """state -> {'knn': accuracy} on `online.max_train` training and `online.max_test` test images, decoded once and kept.
 
-  Labels are read here and nowhere else: they cannot reach the encoder. The figure is rougher than `sslax.evaluate`'s, which uses all images.
+  Labels are read here and nowhere else: they cannot reach the encoder. The figure is rougher than `sslax.evaluate`'s, which
+  uses all images.
   """
   config = run.config
   test = open_source(config.data.test) if config.data.test else run.source

@@ -1,4 +1,7 @@
-"""A running average of any method's weights, for evaluation. Polyak & Juditsky 1992; as in Tarvainen & Valpola 2017 and timm's ModelEma."""
+"""A running average of any method's weights, for evaluation.
+
+Polyak & Juditsky 1992; as in Tarvainen & Valpola 2017 and timm's ModelEma.
+"""
 
 import dataclasses
 

@@ -15,7 +15,8 @@ from sslax.ops.views import RandomViews
 class SimCLR(Method):
   """Two views of each image attract each other and repel all other views of the batch (NT-Xent).
 
-  Both views pass through the network together, as in the official code: BatchNorm sees all 2B rows. The loss is the paper's mean over
+  Both views pass through the network together, as in the official code: BatchNorm sees all 2B rows. The loss is the paper's
+  mean over
   the 2B anchors (the official code returns twice that; with LARS the scale of the loss has no effect on the adapted layers).
   """
 

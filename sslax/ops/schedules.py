@@ -90,7 +90,7 @@ def duration(
     UserError: not one of these forms, negative, or a unit that means nothing here.
   """
   match = re.fullmatch(r'\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(%|steps?|epochs?|examples?)?\s*', str(value).lower())
-  known = match and not isinstance(value, bool) and isinstance(value, (numbers.Integral, str))
+  known = match and isinstance(value, (numbers.Integral, str))  # 'True' matches nothing
   if not known or not math.isfinite(float(match[1])):  # '1e999' is a number to the pattern
     raise UserError(
       f"{where}={value!r} is no duration: write 500 (steps), '500 steps', '10 epochs', '1000000 examples' or '5%' of the run"

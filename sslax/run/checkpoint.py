@@ -346,6 +346,8 @@ def _pick(state: dict, path: tuple[str, ...]):
 
 
 def _one_line(e: BaseException) -> str:
+  while e.__cause__ is not None:  # Orbax wraps the reason in general remarks
+    e = e.__cause__
   return f'{type(e).__name__}: {" ".join(str(e).split())[:200]}'
 
 
@@ -621,7 +623,10 @@ class Reader:
 
   @contextlib.contextmanager
   def pin(self, step: int) -> Iterator[None]:
-    """Inside `with reader.pin(step):` the trainer does not delete that step. Raises Vanished if it has done so already."""
+    """Inside `with reader.pin(step):` the trainer does not delete that step. Raises Vanished if it has done so already.
+
+    A deletion that had begun when the pin was made goes on: `restore` may still raise Vanished, but never wrong values.
+    """
     path = self._root / 'pins' / f'{step}.{socket.gethostname()}.{os.getpid()}'
     done = threading.Event()
 

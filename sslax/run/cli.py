@@ -17,7 +17,12 @@ from sslax.errors import UserError, suggest
 
 def define_config(required: bool = True) -> None:
   """--config=FILE.py[:preset], and --config.any.leaf=value."""
-  config_flags.DEFINE_config_file('config', None, 'A config file and its preset: configs/simclr.py:digits. Any leaf is a flag: --config.seed=1.', lock_config=True)
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'A config file and its preset: configs/simclr.py:digits. Any leaf is a flag: --config.seed=1.',
+    lock_config=True,
+  )
   if required:
     flags.mark_flag_as_required('config')
 
@@ -93,7 +98,12 @@ def _check_config_file(value: str) -> None:
 
 
 def _flag_names():
-  return [name for module, fs in flags.FLAGS.flags_by_module_dict().items() if not module.startswith('absl') for name in (f.name for f in fs)]
+  return [
+    name
+    for module, fs in flags.FLAGS.flags_by_module_dict().items()
+    if not module.startswith('absl')
+    for name in (f.name for f in fs)
+  ]
 
 
 def _unknown_key(argv, error) -> str:
@@ -108,7 +118,8 @@ def _unknown_key(argv, error) -> str:
   for word in argv[1:]:
     key = re.match(r'--(?:no)?config\.([^=]+)', word)
     if key and known and key[1] not in known:
-      return f'config.{key[1]}.{suggest(key[1], known) if not _near_tail(key[1], known) else " Did you mean " + " or ".join(_near_tail(key[1], known)) + "?"}'
+      near = _near_tail(key[1], known)
+      return f'config.{key[1]}.' + (f' Did you mean {" or ".join(near)}?' if near else suggest(key[1], known))
   return _shorten(str(error))
 
 
@@ -123,23 +134,35 @@ def _shorten(text: str) -> str:
 
 
 def start_jax() -> None:
-  """Joins the other processes when SSLAX_COORDINATOR (host:port), SSLAX_NUM_PROCESSES and SSLAX_PROCESS_ID say so; sets the compilation cache.
+  """Joins the other processes when SSLAX_COORDINATOR (host:port), SSLAX_NUM_PROCESSES and SSLAX_PROCESS_ID say so; sets the
+  compilation cache.
 
   Must run before anything asks jax for devices.
   """
   import jax
 
-  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(os.environ.get('XDG_CACHE_HOME', pathlib.Path.home() / '.cache')) / 'sslax' / 'jax'))
+  cache = os.environ.get(
+    'JAX_COMPILATION_CACHE_DIR',
+    str(pathlib.Path(os.environ.get('XDG_CACHE_HOME', pathlib.Path.home() / '.cache')) / 'sslax' / 'jax'),
+  )
   jax.config.update('jax_compilation_cache_dir', cache)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
-  count = int(os.environ.get("SSLAX_NUM_PROCESSES", "1"))
+  count = int(os.environ.get('SSLAX_NUM_PROCESSES', '1'))
   if count > 1:
     missing = [name for name in ('SSLAX_COORDINATOR', 'SSLAX_PROCESS_ID') if name not in os.environ]
     if missing:
       raise UserError(f'SSLAX_NUM_PROCESSES={count} needs {" and ".join(missing)}')
-    jax.distributed.initialize(os.environ['SSLAX_COORDINATOR'], count, int(os.environ['SSLAX_PROCESS_ID']), heartbeat_timeout_seconds=30, shutdown_timeout_seconds=60)
+    jax.distributed.initialize(
+      os.environ['SSLAX_COORDINATOR'],
+      count,
+      int(os.environ['SSLAX_PROCESS_ID']),
+      heartbeat_timeout_seconds=30,
+      shutdown_timeout_seconds=60,
+    )
   try:
     jax.devices()
   except RuntimeError as error:
-    raise UserError(f'jax finds no device: {_shorten(str(error))}. JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")!r}') from None
+    raise UserError(
+      f'jax finds no device: {_shorten(str(error))}. JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")!r}'
+    ) from None

@@ -12,7 +12,18 @@ from sslax.ops.schedules import duration
 from sslax.run.faults import write_atomically
 
 # A run may go on with other values of these: they change neither the numbers nor what is compared.
-HARMLESS = ('log.', 'checkpoint.', 'mesh.', 'online.', 'eval.', 'data.threads', 'data.workers', 'data.prefetch', 'data.cache', 'data.test')
+HARMLESS = (
+  'log.',
+  'checkpoint.',
+  'mesh.',
+  'online.',
+  'eval.',
+  'data.threads',
+  'data.workers',
+  'data.prefetch',
+  'data.cache',
+  'data.test',
+)
 # `log.every_steps` and `online.` do change which lines metrics.jsonl gets, but not the state.
 
 
@@ -62,14 +73,32 @@ def check(config: ml_collections.ConfigDict, devices: int) -> None:
   for key in ('method', 'optim'):
     if key not in config:
       wrong.append(f'config.{key} is missing: the config file must set it')
-  for key in ('batch_size', 'microbatches', 'checkpoint.every_steps', 'checkpoint.keep', 'log.every_steps', 'data.image_size', 'eval.batch_size'):
+  for key in (
+    'batch_size',
+    'microbatches',
+    'checkpoint.every_steps',
+    'checkpoint.keep',
+    'log.every_steps',
+    'data.image_size',
+    'eval.batch_size',
+  ):
     if get(config, key) < 1:
       wrong.append(f'config.{key}={get(config, key)} must be at least 1')
-  for key in ('num_steps', 'num_epochs', 'data.threads', 'data.workers', 'checkpoint.keep_every', 'online.every_steps', 'data.eval_resize'):
+  for key in (
+    'num_steps',
+    'num_epochs',
+    'data.threads',
+    'data.workers',
+    'checkpoint.keep_every',
+    'online.every_steps',
+    'data.eval_resize',
+  ):
     if get(config, key) < 0:
       wrong.append(f'config.{key}={get(config, key)} must not be negative')
   if bool(config.num_steps) == bool(config.num_epochs):
-    wrong.append(f'set one of config.num_epochs (now {config.num_epochs}) and config.num_steps (now {config.num_steps}), the other to 0')
+    wrong.append(
+      f'set one of config.num_epochs (now {config.num_epochs}) and config.num_steps (now {config.num_steps}), the other to 0'
+    )
   if config.batch_size > 0 and config.batch_size % devices:
     near = max(devices, round(config.batch_size / devices) * devices)
     wrong.append(f'config.batch_size={config.batch_size} does not divide over {devices} devices; {near} would')
@@ -83,7 +112,9 @@ def check(config: ml_collections.ConfigDict, devices: int) -> None:
     if get(config, key) not in known:
       wrong.append(f'config.{key}={get(config, key)!r}.{suggest(get(config, key), known)}')
   if config.data.eval_resize and config.data.eval_resize < config.data.image_size:
-    wrong.append(f'config.data.eval_resize={config.data.eval_resize} is smaller than config.data.image_size={config.data.image_size}')
+    wrong.append(
+      f'config.data.eval_resize={config.data.eval_resize} is smaller than config.data.image_size={config.data.image_size}'
+    )
   if wrong:
     raise UserError('\n'.join(wrong))
 
@@ -100,7 +131,9 @@ def total_steps(config: ml_collections.ConfigDict, num_examples: int) -> tuple[i
   steps_per_epoch = max(1, num_examples // config.batch_size)
   if config.num_steps:
     return config.num_steps, steps_per_epoch
-  return duration(f'{config.num_epochs} epochs', steps_per_epoch=steps_per_epoch, batch_size=config.batch_size, where='config.num_epochs'), steps_per_epoch
+  return duration(
+    f'{config.num_epochs} epochs', steps_per_epoch=steps_per_epoch, batch_size=config.batch_size, where='config.num_epochs'
+  ), steps_per_epoch
 
 
 def flat(config: Any, prefix: str = '') -> dict[str, Any]:
@@ -151,7 +184,9 @@ def refuse_other(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
     [f'{key} = {value!r}' for key, value in sorted(flat(c).items()) if not key.startswith(HARMLESS)]
     for c in (ml_collections.ConfigDict(_tuples(json.loads(config.to_json()))), load(workdir))
   )
-  diff = [line for line in difflib.unified_diff(there, here, n=0, lineterm='') if line[:3] not in ('---', '+++') and line[:2] != '@@']
+  diff = [
+    line for line in difflib.unified_diff(there, here, n=0, lineterm='') if line[:3] not in ('---', '+++') and line[:2] != '@@'
+  ]
   if diff:
     raise UserError(
       f'{workdir} holds a run with another config (- that run, + this one):\n'

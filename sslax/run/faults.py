@@ -66,7 +66,9 @@ class Status:
     self.fields.update(fields)
     if jax.process_index() == 0 and (now or time.time() - self._written > 5):
       self._written = time.time()
-      write_atomically(self.path, json.dumps({**self.fields, 'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'pid': os.getpid()}, indent=1) + '\n')
+      write_atomically(
+        self.path, json.dumps({**self.fields, 'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'pid': os.getpid()}, indent=1) + '\n'
+      )
 
 
 def read_status(workdir: pathlib.Path) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def build_method(config: ml_collections.ConfigDict) -> Method:
 
 
 def prepare(config: ml_collections.ConfigDict) -> Run:
-  """Opens the data, builds method and optimizer, works out all shapes. Every mistake that can be found without compiling is found here.
+  """Opens the data, builds method and optimizer, works out all shapes. Every mistake that can be found without compiling is
+  found here.
 
   Raises:
     UserError: says what is wrong, where, and what to do.
@@ -94,7 +95,9 @@ def _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, bat
   except (ValueError, TypeError) as error:
     if 'SSLAX_TRACEBACK' in os.environ:
       raise
-    raise UserError(f'config.method cannot be built for images of {config.data.image_size} pixels: {error} (SSLAX_TRACEBACK=1 shows where)') from error
+    raise UserError(
+      f'config.method cannot be built for images of {config.data.image_size} pixels: {error} (SSLAX_TRACEBACK=1 shows where)'
+    ) from error
   tx, learning_rate = optimizer.build(
     batch_size=config.batch_size, total_steps=total, steps_per_epoch=steps_per_epoch, params_shape=params
   )
@@ -104,7 +107,10 @@ def _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, bat
 
 
 def prepare_shapes(config: ml_collections.ConfigDict, num_examples: int) -> Run:
-  """Like `prepare` for a data set that is not here: shapes only. What `evaluate`, `plan` and the tests of full-size presets need."""
+  """Like `prepare` for a data set that is not here: shapes only.
+
+  What `evaluate`, `plan` and the tests of full-size presets need.
+  """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   method, optimizer = build_method(config), build(config.optim, 'config.optim')
   total, steps_per_epoch = configs.total_steps(config, num_examples)
@@ -145,21 +151,46 @@ def summary(run: Run, lowered) -> str:
   state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.abstract_state))
   cost = lowered.cost_analysis() or {}
   flops = float(cost.get('flops', 0.0))
-  devices = run.mesh.devices.flat
+  device = run.mesh.devices.flat[0]
   lines = [
     ('method', f'{type(run.method).__name__}, ' + ', '.join(f'{key} {n:,}' for key, n in parts.items()) + ' parameters'),
-    ('data', f'{config.data.train}: {len(run.source):,} records, {run.images}, ' + (f'{run.source.num_classes} classes (probes only)' if run.source.num_classes else 'unlabelled')),
-    ('length', f'{run.total_steps:,} steps of {config.batch_size} = {run.total_steps / run.steps_per_epoch:.1f} epochs of {run.steps_per_epoch:,} steps'),
-    ('learning rate', f'peak {max(float(run.learning_rate(s)) for s in np.linspace(0, run.total_steps - 1, 257).astype(int)):.4g}'),
-    ('step', f'{flops / 1e9:.2f} GFLOP ({flops / config.batch_size / 1e6:.1f} MFLOP an image, XLA counts a scanned body once), state {state_bytes / 2**20:.1f} MiB'),
-    ('devices', f'{len(run.mesh.devices.flat)} x {devices[0].device_kind} ({devices[0].platform}), data {run.mesh.shape["data"]} x fsdp {run.mesh.shape["fsdp"]}, {jax.process_count()} process(es)'),
+    (
+      'data',
+      f'{config.data.train}: {len(run.source):,} records, {run.images}, '
+      + (f'{run.source.num_classes} classes (probes only)' if run.source.num_classes else 'unlabelled'),
+    ),
+    (
+      'length',
+      f'{run.total_steps:,} steps of {config.batch_size} images, {run.steps_per_epoch:,} an epoch: '
+      f'{run.total_steps / run.steps_per_epoch:.1f} epochs',
+    ),
+    (
+      'learning rate',
+      f'peak {max(float(run.learning_rate(s)) for s in np.linspace(0, run.total_steps - 1, 257).astype(int)):.4g}',
+    ),
+    (
+      'step',
+      f'{flops / 1e9:.2f} GFLOP ({flops / config.batch_size / 1e6:.1f} MFLOP an image; XLA counts a scanned body once), '
+      f'state {state_bytes / 2**20:.1f} MiB',
+    ),
+    (
+      'devices',
+      f'{run.mesh.size} x {device.device_kind} ({device.platform}), data {run.mesh.shape["data"]} x fsdp {run.mesh.shape["fsdp"]}, '
+      f'{jax.process_count()} process(es)',
+    ),
     ('versions', ', '.join(f'{k} {v}' for k, v in versions().items())),
   ]
   return '\n'.join(f'  {key:<14} {value}' for key, value in lines)
 
 
 def versions() -> dict[str, str]:
-  return {'sslax': sslax.__version__, 'python': platform.python_version(), 'jax': jax.__version__, 'flax': flax.__version__, 'optax': optax.__version__}
+  return {
+    'sslax': sslax.__version__,
+    'python': platform.python_version(),
+    'jax': jax.__version__,
+    'flax': flax.__version__,
+    'optax': optax.__version__,
+  }
 
 
 def finished(workdir: pathlib.Path, total_steps: int) -> bool:
@@ -168,7 +199,9 @@ def finished(workdir: pathlib.Path, total_steps: int) -> bool:
   return status.get('reason') == 'done' and status.get('step') == total_steps
 
 
-def train(run: Run, lowered, workdir: pathlib.Path, stop: StopRequest, online: Callable[[TrainState], dict[str, float]] | None = None) -> TrainState:
+def train(
+  run: Run, lowered, workdir: pathlib.Path, stop: StopRequest, online: Callable[[TrainState], dict[str, float]] | None = None
+) -> TrainState:
   """Runs to the end, from the newest good checkpoint if there is one.
 
   Args:
@@ -249,7 +282,9 @@ def train(run: Run, lowered, workdir: pathlib.Path, stop: StopRequest, online: C
       values = {key: float(value) for key, value in values.items()}
       if not values.pop('finite'):
         culprits = [key for key, value in values.items() if not np.isfinite(value)] or ['memory']
-        raise Diverged(f'step {step}: {", ".join(culprits)} not finite; the last good checkpoint is step {checkpointer.steps()[-1] if checkpointer.steps() else None}')
+        raise Diverged(
+          f'step {step}: {", ".join(culprits)} not finite; the last good checkpoint is step {(checkpointer.steps() or [None])[-1]}'
+        )
       values['learning_rate'] = float(run.learning_rate(step - 1))
       values['epoch'] = step / run.steps_per_epoch
       if step % config.log.every_steps == 0 or extra or step == run.total_steps:
@@ -279,14 +314,20 @@ def train(run: Run, lowered, workdir: pathlib.Path, stop: StopRequest, online: C
       if step == start:
         status.update(first_step_seconds=round(time.time() - started, 2))
       done = step + 1
-      wants_online = online is not None and config.online.every_steps and (done % config.online.every_steps == 0 or done == run.total_steps)
+      wants_online = (
+        online is not None and config.online.every_steps and (done % config.online.every_steps == 0 or done == run.total_steps)
+      )
       pending = (done, metrics, online(state) if wants_online else {})
       status.update(now=False, step=done, bad_records=bad.count)
       if checkpointer.due(done) and done < run.total_steps:
         save(done, wait=False)
     save(run.total_steps, wait=True)
     checkpointer.wait()
-    status.update(reason='done', state_hash=state_hash(state), images_per_second=round(bar.format_dict['rate'] or 0, 1) if bar.format_dict.get('rate') else None)
+    status.update(
+      reason='done',
+      state_hash=state_hash(state),
+      images_per_second=round(bar.format_dict['rate'] or 0, 1) if bar.format_dict.get('rate') else None,
+    )
     return state
   except Diverged:
     status.update(reason='diverged')
@@ -305,7 +346,10 @@ def train(run: Run, lowered, workdir: pathlib.Path, stop: StopRequest, online: C
 
 
 def _zeros(abstract_batch):
-  return {key: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding) if jax.process_count() == 1 else _global_zeros(a) for key, a in abstract_batch.items()}
+  return {
+    key: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding) if jax.process_count() == 1 else _global_zeros(a)
+    for key, a in abstract_batch.items()
+  }
 
 
 def _global_zeros(a):

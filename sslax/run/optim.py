@@ -188,8 +188,7 @@ class Optimizer:
       if not steps_per_epoch:
         raise UserError(f'{where}.per_epoch=True, and this run has no epochs')
       epoch, every_step = max(1, round(steps_per_epoch)), after
-      # A warm-up that ends inside an epoch must not send the rest of that epoch back before its end.
-      after = lambda step: every_step(jnp.maximum(step // epoch * epoch, warmup))
+      after = lambda step: every_step(step // epoch * epoch)
     return schedules.warmup(after, peak, warmup)
 
   def _factors(self, params_shape, where):

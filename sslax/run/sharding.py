@@ -24,7 +24,9 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> jax.sharding.Mesh:
     raise UserError(f'config.mesh.fsdp={fsdp} does not divide the {devices} devices that jax sees')
   data = devices // fsdp if data == -1 else data
   if data * fsdp != devices:
-    raise UserError(f'config.mesh.data={data} x config.mesh.fsdp={fsdp} is not the {devices} devices that jax sees; mesh.data=-1 takes what is left')
+    raise UserError(
+      f'config.mesh.data={data} x config.mesh.fsdp={fsdp} is not the {devices} devices that jax sees; data=-1 takes what is left'
+    )
   # Auto, said explicitly: since jax 0.9 the default is Explicit, under which ordinary reshapes raise.
   return jax.make_mesh((data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -39,7 +41,9 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 def state_sharding(mesh: jax.sharding.Mesh, abstract_state: PyTree) -> PyTree:
-  """One rule for the whole state: the largest dimension that the fsdp axis divides is split over it, small leaves are replicated."""
+  """One rule for the whole state: the largest dimension that the fsdp axis divides is split over it, small leaves are
+  replicated.
+  """
   fsdp = mesh.shape['fsdp']
 
   def rule(leaf):

@@ -72,10 +72,9 @@ TURNED = {
   4: X[::-1],
   5: X.transpose(1, 0, 2),
   6: np.rot90(X, 1),
-  7: np.rot90(X, 1)[:, ::-1][::-1, ::-1].transpose(1, 0, 2)[::-1].transpose(1, 0, 2),
+  7: X[::-1, ::-1].transpose(1, 0, 2),
   8: np.rot90(X, -1),
 }
-TURNED[7] = X[::-1, ::-1].transpose(1, 0, 2)
 
 KINDS = {
   'jpeg': (encode(X, 'JPEG', quality=95), X),
@@ -111,7 +110,10 @@ KINDS = {
   '1 x 1': (encode(X[:1, :1], 'PNG'), X[:1, :1]),
   '2 x 9000': (encode(np.tile(X[:1, :2], (9000, 1, 1)), 'PNG'), np.tile(X[:1, :2], (9000, 1, 1))),
   **{f'jpeg with orientation {k}': (with_orientation(x, k), X) for k, x in TURNED.items()},
-  'png with orientation 6': (encode(TURNED[6], 'PNG', exif=b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'), X),
+  'png with orientation 6': (
+    encode(TURNED[6], 'PNG', exif=b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'),
+    X,
+  ),
 }
 
 
@@ -147,14 +149,17 @@ def test_arrays():
   assert X[0].any()
 
 
-@pytest.mark.parametrize('x', [np.zeros((2, 2), np.float32), np.zeros((2, 2, 2), np.uint8), np.zeros(4, np.uint8), np.zeros((0, 4, 3), np.uint8),
-                               np.zeros((2, 2), object), np.zeros((1, 2, 2, 3), np.uint8)])  # fmt: skip
-def test_other_arrays_are_refused(x):
+@pytest.mark.parametrize(
+  'shape, dtype', [((2, 2), float), ((2, 2), object), ((2, 2, 2), 'u1'), ((4,), 'u1'), ((0, 4, 3), 'u1'), ((1, 2, 2, 3), 'u1')]
+)
+def test_other_arrays_are_refused(shape, dtype):
   with pytest.raises(DecodeError):
-    decode(x)
+    decode(np.zeros(shape, dtype))
 
 
-@pytest.mark.parametrize('data', [b'', b'GIF8', b'<!DOCTYPE html><html>', b'II*\0' + bytes(200), b'%PDF-1.4', b'\x89PNG\r\n\x1a\n', bytes(1000)])
+@pytest.mark.parametrize(
+  'data', [b'', b'GIF8', b'<!DOCTYPE html><html>', b'II*\0' + bytes(200), b'%PDF-1.4', b'\x89PNG\r\n\x1a\n', bytes(1000)]
+)
 def test_other_bytes_are_refused(data):
   with pytest.raises(DecodeError) as error:
     decode(data)
@@ -176,7 +181,9 @@ def test_truncated_is_refused(kind, part):
 
 
 def test_damaged_exif_does_not_lose_the_photo():
-  data = encode(X, 'JPEG', quality=95, exif=b'Exif\0\0MM\0*\xff\xff\xff\xff' + bytes(range(64)))
+  data = encode(X, 'JPEG', quality=95, exif=b'Exif\0\0' + bytes(range(64)))
+  with pytest.raises(SyntaxError):
+    Image.open(io.BytesIO(data)).getexif()
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     assert np.abs(decode(data) - X.astype(float)).mean() <= 2
@@ -199,12 +206,12 @@ def test_bombs_are_refused_by_their_header(side):
   assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
-def test_many_frames_cost_one():
-  frame = Image.fromarray(X).quantize(4)
-  data = encode(frame, 'GIF', save_all=True, append_images=[frame.rotate(k) for k in range(200)])
-  start = time.process_time()
-  decode(data)
-  assert time.process_time() - start < 0.05
+def test_only_the_first_frame_is_read():
+  """So 10,000 frames cost no more than one: what follows the first may even be damaged."""
+  frames = [Image.fromarray(np.roll(X, k, axis=1)).quantize(32) for k in range(20)]
+  data = encode(frames[0], 'GIF', save_all=True, append_images=frames[1:])
+  data = data[: len(data) // 2] + bytes(len(data) // 2)
+  assert np.array_equal(decode(data), np.asarray(frames[0].convert('RGB')))
 
 
 def test_the_limit_is_the_callers(monkeypatch):
@@ -220,7 +227,10 @@ def test_the_limit_is_the_callers(monkeypatch):
     decode(X, max_pixels=H * W - 1)
 
 
-SAMPLES = [encode(X, format) for format in ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')] + [with_orientation(X, 6), encode(PALETTE, 'PNG', transparency=5)]
+SAMPLES = [encode(X, format) for format in ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')] + [
+  with_orientation(X, 6),
+  encode(PALETTE, 'PNG', transparency=5),
+]
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -240,7 +250,10 @@ def test_mutated_images_raise_nothing_else(start, edits, cut):
 
 @pytest.mark.filterwarnings('ignore')
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
-@given(magic=st.sampled_from([b'', b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'RIFF\x20\0\0\0WEBP', b'GIF89a', b'BM']), rest=st.binary(max_size=200))
+@given(
+  magic=st.sampled_from([b'', b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'RIFF\x20\0\0\0WEBP', b'GIF89a', b'BM']),
+  rest=st.binary(max_size=200),
+)
 def test_random_bytes_raise_nothing_else(magic, rest):
   _decode_or_refuse(magic + rest)
 

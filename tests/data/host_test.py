@@ -55,8 +55,10 @@ def test_fallback_is_the_largest_central_box(shape, box):
 def test_every_size_gives_a_crop():
   rng = np.random.default_rng(0)
   for shape in [(1, 1), (1, 5000), (5000, 1), (2, 3), (8, 8)]:
-    assert host.random_resized_crop(rng, noise(*shape), 8, (0.08, 1.0), RATIO).shape == (8, 8, 3)
-    assert host.resize_center_crop(noise(*shape), 9, 8).shape == (8, 8, 3)
+    image = np.full((*shape, 3), 200, np.uint8)
+    outs = [host.random_resized_crop(rng, image, 8, (0.08, 1.0), ratio) for ratio in (RATIO, (0.1, 0.4), (2.5, 9))]
+    for out in (*outs, host.resize_center_crop(image, 9, 8)):
+      assert out.shape == (8, 8, 3) and out.dtype == np.uint8 and (out == 200).all()  # Pillow turns an empty box into black
 
 
 def test_crop_depends_on_the_generator_alone():

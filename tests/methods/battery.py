@@ -1,7 +1,7 @@
 """What every method must pass. A method's test inherits Battery and supplies a tiny instance:
 
-    class TestSimCLR(Battery):
-      def make(self): return SimCLR(...)
+class TestSimCLR(Battery):
+  def make(self): return SimCLR(...)
 """
 
 import functools
@@ -123,7 +123,9 @@ class Battery:
     batch['label'] = (batch['label'] + 1) % 4
     permuted, _ = trainer.run(3, batches=[batch] * 3)
     same = state_hash(permuted) == state_hash(jax.device_put(trained[1], trainer.whole))
-    assert same != trainer.method.uses_labels, 'labels changed the parameters' if not same else 'declared uses_labels, but labels change nothing'
+    assert same != trainer.method.uses_labels, (
+      'labels changed the parameters' if not same else 'declared uses_labels, but labels change nothing'
+    )
 
   def test_7_features(self, trainer, trained):
     _, last, _ = trained

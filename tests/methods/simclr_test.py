@@ -69,10 +69,14 @@ class TestAveraged(Battery):
     for _ in range(3):
       state, _ = trainer.step(state, trainer.batch)
       average = jax.tree.map(lambda a, p: 0.5 * a + 0.5 * np.asarray(p), average, state.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(b), a, rtol=1e-5, atol=1e-7), average, state.memory['average'])
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(np.asarray(b), a, rtol=1e-5, atol=1e-7), average, state.memory['average']
+    )
 
 
-@pytest.mark.parametrize('changes, word', [({'temperature': 0.0}, 'temperature'), ({'augment': RandomViews(count=3, size=16)}, 'count')])
+@pytest.mark.parametrize(
+  'changes, word', [({'temperature': 0.0}, 'temperature'), ({'augment': RandomViews(count=3, size=16)}, 'count')]
+)
 def test_impossible_values_are_refused(changes, word):
   with pytest.raises(ValueError, match=word):
     tiny_simclr(**changes)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +20,17 @@ def initial(head, D=6):
   return jax.jit(lambda key: net.init(head, key, jnp.zeros((2, D))))(jax.random.key(0))
 
 
-def lively(params):
+def lively(head, D=6):
+  """Parameters of order one, and the first statistics."""
   rng = np.random.default_rng(1)
-  return jax.tree.map(lambda p: p + jnp.asarray(0.3 * rng.standard_normal(p.shape), jnp.float32), params)
+  params, stats = jax.eval_shape(lambda key: net.init(head, key, jnp.zeros((2, D))), jax.random.key(0))
+  params = jax.tree.map(lambda p: np.float32((p.ndim == 1) + 0.3 * rng.standard_normal(p.shape)), params)
+  return params, jax.tree.map(lambda s: np.ones(s.shape, np.float32), stats)
+
+
+@functools.partial(jax.jit, static_argnames='head')
+def run(head, params, stats, x):
+  return net.apply(head, params, stats, x, train=True)
 
 
 def standardise(x):
@@ -29,35 +39,32 @@ def standardise(x):
 
 def test_simclr_head_is_the_formula():
   head = MLP((5, 4), **SIMCLR)
-  params, stats = initial(head)
-  params, x = lively(params), rows()
+  (params, stats), x = lively(head), rows()
   p = jax.tree.map(np.float64, params)
   h = np.maximum(standardise(x @ p['dense0']['kernel']) * p['norm0']['scale'] + p['norm0']['bias'], 0)
   z = standardise(h @ p['dense1']['kernel']) * p['norm1']['scale']  # gamma, no beta, no ReLU
-  np.testing.assert_allclose(net.apply(head, params, stats, x, train=True)[0], z, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(run(head, params, stats, x)[0], z, rtol=1e-4, atol=1e-5)
 
 
 def test_dino_trunk_is_the_formula():
   head = MLP((5, 4), norm='none', activation='gelu', kernel_init='trunc_normal_0.02')
-  params, stats = initial(head)
-  params, x = lively(params), rows()
+  (params, stats), x = lively(head), rows()
   p = jax.tree.map(np.float64, params)
   h = x @ p['dense0']['kernel'] + p['dense0']['bias']
   h = h * 0.5 * (1 + erf(h / np.sqrt(2)))
   z = h @ p['dense1']['kernel'] + p['dense1']['bias']
   assert stats == {}
-  np.testing.assert_allclose(net.apply(head, params, stats, x, train=True)[0], z, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(run(head, params, stats, x)[0], z, rtol=1e-5, atol=1e-6)
 
 
 def test_layer_norm():
   head = MLP((5, 4), norm='ln')
-  params, stats = initial(head)
-  params, x = lively(params), rows()
+  (params, stats), x = lively(head), rows()
   p = jax.tree.map(np.float64, params)
   h = x @ p['dense0']['kernel'] + p['dense0']['bias']
   h = np.maximum(standardise(h.T).T * p['norm0']['scale'] + p['norm0']['bias'], 0)
   z = h @ p['dense1']['kernel'] + p['dense1']['bias']
-  np.testing.assert_allclose(net.apply(head, params, stats, x, train=True)[0], z, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(run(head, params, stats, x)[0], z, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +82,7 @@ def test_layer_norm():
 )
 def test_heads_of_the_papers(name, fields, leaves):
   """Kernels, biases, scales layer by layer; the final norm has running statistics even without affine."""
-  params, stats = initial(MLP(**fields))
+  params, stats = lively(MLP(**fields))
   n = len(fields['features'])
   spelt = []
   for i in range(n):
@@ -111,18 +118,17 @@ def test_initial_weights(kernel_init, std, largest):
 
 def test_bfloat16_is_near_and_float32_outside():
   f32, bf16 = (MLP((16, 8), dtype=d) for d in ('float32', 'bfloat16'))
-  (params, stats), x = initial(f32), rows(64)
-  (a, _), (b, new) = (net.apply(m, params, stats, x, train=True) for m in (f32, bf16))
+  (params, stats), x = lively(f32), rows(64)
+  (a, _), (b, new) = (run(m, params, stats, x) for m in (f32, bf16))
   assert b.dtype == jnp.float32 and {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype('float32')}
   assert 1e-4 < np.linalg.norm(a - b) / np.linalg.norm(a) < 0.02
 
 
 def test_tokens_pass_like_rows():
   head = MLP((5, 4), norm='none')
-  params, stats = initial(head)
-  x = rows(12)
-  out = net.apply(head, params, stats, x.reshape(4, 3, 6), train=True)[0]
-  np.testing.assert_allclose(out.reshape(12, 4), net.apply(head, params, stats, x, train=True)[0], rtol=1e-5, atol=1e-6)
+  (params, stats), x = lively(head), rows(12)
+  out = run(head, params, stats, x.reshape(4, 3, 6))[0]
+  np.testing.assert_allclose(out.reshape(12, 4), run(head, params, stats, x)[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

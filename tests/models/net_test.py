@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,19 @@ def initial(module, x):
   return jax.jit(lambda key: net.init(module, key, x))(jax.random.key(0))
 
 
+def lively(module, x):
+  """Parameters of order one, and the first statistics."""
+  rng = np.random.default_rng(1)
+  params, stats = jax.eval_shape(lambda key: net.init(module, key, x), jax.random.key(0))
+  params = jax.tree.map(lambda p: np.float32((p.ndim == 1) + 0.3 * rng.standard_normal(p.shape)), params)
+  return params, jax.tree.map(lambda s: np.ones(s.shape, np.float32), stats)
+
+
+@functools.partial(jax.jit, static_argnames=('module', 'train', 'microbatches'))
+def apply(module, params, stats, x, train, rng=None, microbatches=1):
+  return net.apply(module, params, stats, x, train=train, rng=rng, microbatches=microbatches)
+
+
 def test_init_separates_parameters_from_statistics():
   params, stats = initial(MLP((5, 4)), rows())
   assert params.keys() == {'dense0', 'norm0', 'dense1'} and stats.keys() == {'norm0'}
@@ -26,23 +41,22 @@ def test_init_separates_parameters_from_statistics():
 
 def test_statistics_move_in_training_only():
   head, x = MLP((5, 4)), rows()
-  params, stats = initial(head, x)
+  params, stats = lively(head, x)
   _, same = net.apply(head, params, stats, x, train=False)
   assert same is stats
-  _, new = net.apply(head, params, stats, x, train=True)
+  _, new = apply(head, params, stats, x, train=True)
   assert jax.tree.structure(new) == jax.tree.structure(stats)
   assert all(np.all(a != b) for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(stats), strict=True))
 
 
 @pytest.mark.parametrize('microbatches', [2, 3])
 @pytest.mark.parametrize(
-  'module, shape', [(MLP((5, 4), norm='ln'), (12, 6)), (ViT(width=8, depth=1, heads=2, patch=4, dtype='float32'), (12, 8, 8, 3))]
+  'module, shape', [(MLP((5, 4), norm='ln'), (12, 6)), (ViT(width=8, depth=1, heads=2, patch=4), (12, 8, 8, 3))]
 )
 def test_microbatches_change_nothing_without_batch_norm(module, shape, microbatches):
   """Rows stay in order, and a loss that couples all rows has the same gradient (GradCache)."""
   x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-  params, stats = initial(module, x)
-  params = jax.tree.map(lambda p: p + 0.1, params)
+  params, stats = lively(module, x)
 
   def loss(params, n):
     out, _ = net.apply(module, params, stats, x, train=True, microbatches=n)
@@ -59,23 +73,22 @@ def test_microbatches_change_nothing_without_batch_norm(module, shape, microbatc
 def test_microbatches_with_batch_norm_are_ghost_batches():
   """Row i belongs to microbatch i % n; each has its own statistics, and the running ones move n times."""
   head, x = MLP((5, 4)), rows()
-  params, stats = initial(head, x)
-  out, new = net.apply(head, params, stats, x, train=True, microbatches=3)
+  params, stats = lively(head, x)
+  out, new = apply(head, params, stats, x, train=True, microbatches=3)
   running = stats
   for i in range(3):
-    part, running = net.apply(head, params, running, x[i::3], train=True)
+    part, running = apply(head, params, running, x[i::3], train=True)
     np.testing.assert_allclose(out[i::3], part, rtol=1e-5, atol=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), new, running)
-  _, same = net.apply(head, params, stats, x, train=False, microbatches=3)
+  _, same = apply(head, params, stats, x, train=False, microbatches=3)
   jax.tree.map(np.testing.assert_array_equal, same, stats)
 
 
 def test_microbatches_draw_their_own_randomness():
   model = ViT(width=8, depth=2, heads=2, patch=4, drop_path=0.5)
   x = np.broadcast_to(np.random.default_rng(0).standard_normal((1, 8, 8, 3)).astype(np.float32), (64, 8, 8, 3))
-  params, _ = initial(model, x[:1])
-  params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-  z = net.apply(model, params, {}, x, train=True, rng=jax.random.key(0), microbatches=2)[0]['pooled']
+  params, _ = lively(model, x[:1])
+  z = apply(model, params, {}, x, train=True, rng=jax.random.key(0), microbatches=2)[0]['pooled']
   z = np.asarray(z)
   assert np.abs(z[0::2] - z[1::2]).max() > 1e-3  # equal images, equal places in their microbatch, other draws
 
@@ -83,7 +96,7 @@ def test_microbatches_draw_their_own_randomness():
 def test_refuses_rows_that_do_not_divide():
   head, x = MLP((4,)), rows(10)
   with pytest.raises(ValueError, match='10 rows do not divide into microbatches=4'):
-    net.apply(head, *initial(head, x), x, train=True, microbatches=4)
+    net.apply(head, *lively(head, x), x, train=True, microbatches=4)
 
 
 def test_count():

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,15 +17,31 @@ def images(B=4, size=8, seed=0):
   return np.random.default_rng(seed).standard_normal((B, size, size, 3)).astype(np.float32)
 
 
-def initial(model, size=8, seed=0):
-  return jax.jit(lambda key: net.init(model, key, jnp.zeros((1, size, size, 3))))(jax.random.key(seed))
+def shapes(model, size=8):
+  return jax.eval_shape(lambda key: net.init(model, key, jnp.zeros((2, size, size, 3))), jax.random.key(0))
 
 
-def shapes(model, size=224, B=2):
-  x = jnp.zeros((B, size, size, 3))
-  params, stats = jax.eval_shape(lambda key: net.init(model, key, x), jax.random.key(0))
-  out, _ = jax.eval_shape(lambda p, s: net.apply(model, p, s, x, train=True), params, stats)
-  return params, stats, out
+def initial(model, *path):
+  """One initial parameter; the compiler leaves out the others."""
+  params = lambda key: net.init(model, key, jnp.zeros((1, 8, 8, 3)))[0]
+  return jax.jit(lambda key: functools.reduce(lambda tree, name: tree[name], path, params(key)))(jax.random.key(0))
+
+
+def lively(model, size=8):
+  """Parameters of order one, no branch switched off, and running statistics that are not the first ones."""
+  rng = np.random.default_rng(1)
+
+  def fill(p):
+    x = rng.standard_normal(p.shape)
+    return np.float32(1 + 0.3 * x if p.ndim == 1 else x / np.sqrt(p.size / p.shape[-1]))
+
+  params, stats = shapes(model, size)
+  return jax.tree.map(fill, params), jax.tree.map(lambda s: np.full(s.shape, 0.8, np.float32), stats)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'train'))
+def run(model, params, stats, x, train):
+  return net.apply(model, params, stats, x, train=train)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +53,6 @@ def shapes(model, size=224, B=2):
     (dict(depth=50, stem='cifar'), 32, 23_500_352, (4, 4, 2048)),
     (dict(depth=34), 224, 21_284_672, (7, 7, 512)),  # torchvision's 21,797,672 less its classifier of 513,000
     (dict(depth=101), 224, 42_500_160, (7, 7, 2048)),  # 44,549,160 - 2,049,000
-    (dict(depth=152), 224, 58_143_808, (7, 7, 2048)),  # 60,192,808 - 2,049,000
     (dict(depth=50, width=2.0), 224, 93_907_072, (7, 7, 4096)),  # SimCLR: 94M
     (dict(depth=18, width=0.25, stages=(1, 1, 1)), 32, None, (2, 2, 64)),
     (dict(depth=18, block='bottleneck', stages=(1,), base=4), 32, None, (8, 8, 16)),
@@ -43,62 +60,65 @@ def shapes(model, size=224, B=2):
 )
 def test_sizes(fields, size, count, map_shape):
   model = ResNet(**fields)
-  params, stats, out = shapes(model, size)
+  params, stats = shapes(model, size)
   assert count is None or net.count(params) == count
+  assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype('float32')}
+  out, _ = jax.eval_shape(lambda p, s: net.apply(model, p, s, jnp.zeros((2, size, size, 3)), train=False), params, stats)
   assert out['map'].shape == (2, *map_shape) and out['pooled'].shape == (2, map_shape[-1]) == (2, model.num_features)
-  assert {leaf.dtype for leaf in jax.tree.leaves((params, stats, out))} == {jnp.dtype('float32')}
 
 
 def test_zero_gamma_makes_blocks_the_identity():
   model = ResNet(depth=18, stages=(2,), base=8, stem='cifar')
-  params, stats = initial(model)
+  params, stats = lively(model)
+  for block in ('layer1_0', 'layer1_1'):
+    params[block]['bn2'] = {name: np.asarray(initial(model, block, 'bn2', name)) for name in ('scale', 'bias')}
+  params['bn1'] = {'scale': np.ones(8, np.float32), 'bias': np.zeros(8, np.float32)}
   x = images()
-  out = net.apply(model, params, stats, x, train=False)[0]
+  out = run(model, params, stats, x, train=False)[0]
   stem = jax.lax.conv_general_dilated(x, params['conv1']['kernel'], (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-  np.testing.assert_allclose(out['map'], jax.nn.relu(stem / np.sqrt(1 + 1e-5)), rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(out['pooled'], out['map'].mean((1, 2)), rtol=1e-5)
-  assert set(np.unique(initial(ResNet(**TINY, zero_init_residual=False))[0]['layer1_0']['bn2']['scale'])) == {1.0}
-  bottleneck = initial(ResNet(depth=50, stages=(1,), base=4, stem='cifar'))[0]['layer1_0']
-  assert [float(bottleneck[bn]['scale'][0]) for bn in ('bn1', 'bn2', 'bn3', 'downsample_bn')] == [1, 1, 0, 1]
+  np.testing.assert_allclose(out['map'], jax.nn.relu((stem - 0.8) / np.sqrt(0.8 + 1e-5)), rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(out['pooled'], np.mean(out['map'], (1, 2)), rtol=1e-5)
+  assert initial(ResNet(**TINY, zero_init_residual=False), 'layer1_0', 'bn2', 'scale').tolist() == [1.0] * 8
+  bottleneck = ResNet(depth=50, stages=(1,), base=4, stem='cifar')
+  assert [float(initial(bottleneck, 'layer1_0', bn, 'scale')[0]) for bn in ('bn1', 'bn3', 'downsample_bn')] == [1, 0, 1]
 
 
 def test_relu_after_stem():
   with_relu, without = (ResNet(**TINY, zero_init_residual=False, relu_after_stem=relu) for relu in (True, False))
-  params, stats = initial(with_relu)
+  params, stats = lively(with_relu)
   x = images()
-  a, b = (net.apply(m, params, stats, x, train=False)[0]['pooled'] for m in (with_relu, without))
+  a, b = (run(m, params, stats, x, train=False)[0]['pooled'] for m in (with_relu, without))
   assert np.abs(a - b).max() > 0.01
-  params['bn1']['bias'] += 100  # nothing is negative any more
-  a, b = (net.apply(m, params, stats, x, train=False)[0]['pooled'] for m in (with_relu, without))
+  params['bn1']['bias'] = params['bn1']['bias'] + 100  # nothing is negative any more
+  a, b = (run(m, params, stats, x, train=False)[0]['pooled'] for m in (with_relu, without))
   np.testing.assert_array_equal(a, b)
 
 
 def test_projection():
   """'shape': torchvision; 'group': SimCLR also projects in stage 1 of the basic nets."""
-  projected = lambda **fields: {k for k, v in shapes(ResNet(**fields), 32)[0].items() if 'downsample_conv' in v}
-  assert projected(depth=18) == {'layer2_0', 'layer3_0', 'layer4_0'}
-  assert projected(depth=18, projection='group') == {'layer1_0', 'layer2_0', 'layer3_0', 'layer4_0'}
-  assert projected(depth=50) == projected(depth=50, projection='group') == {'layer1_0', 'layer2_0', 'layer3_0', 'layer4_0'}
+  projected = lambda **fields: {k for k, v in shapes(ResNet(**fields, stages=(2, 2)))[0].items() if 'downsample_conv' in v}
+  assert projected(depth=18) == {'layer2_0'}
+  assert projected(depth=18, projection='group') == {'layer1_0', 'layer2_0'}
+  assert projected(depth=50) == projected(depth=50, projection='group') == {'layer1_0', 'layer2_0'}
 
 
 @pytest.mark.parametrize('strided', [False, True])
 def test_norm_groups_are_separate_batches(strided):
   x = images(8)
   grouped, single = ResNet(**TINY, norm_groups=2, norm_strided=strided), ResNet(**TINY)
-  params, stats = initial(single)
-  params = jax.tree.map(lambda p: p + 0.1, params)  # no branch is switched off
-  together = net.apply(grouped, params, stats, x, train=True)[0]['pooled']
+  params, stats = lively(single)
+  together = run(grouped, params, stats, x, train=True)[0]['pooled']
   for g in range(2):
     rows = slice(g, None, 2) if strided else slice(4 * g, 4 * g + 4)
-    alone = net.apply(single, params, stats, x[rows], train=True)[0]['pooled']
+    alone = run(single, params, stats, x[rows], train=True)[0]['pooled']
     np.testing.assert_allclose(together[rows], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_is_near():
   x = images(8, 16)
   f32, bf16 = (ResNet(**TINY, zero_init_residual=False, dtype=d) for d in ('float32', 'bfloat16'))
-  params, stats = initial(f32, 16)
-  (a, stats_a), (b, stats_b) = (net.apply(m, params, stats, x, train=True) for m in (f32, bf16))
+  params, stats = lively(f32, 16)
+  (a, stats_a), (b, stats_b) = (run(m, params, stats, x, train=True) for m in (f32, bf16))
   assert {leaf.dtype for leaf in jax.tree.leaves((b, stats_b))} == {jnp.dtype('float32')}
   error = np.linalg.norm(a['pooled'] - b['pooled']) / np.linalg.norm(a['pooled'])
   assert 1e-5 < error < 0.02  # not the same computation, and near
@@ -107,18 +127,17 @@ def test_bfloat16_is_near():
 
 def test_rows_are_independent_in_evaluation():
   model = ResNet(**TINY, norm_groups=2)
-  params, stats = initial(model)
+  params, stats = lively(model)
   x = images(3)  # three rows do not divide into two groups: evaluation does not care
-  whole = net.apply(model, params, stats, x, train=False)[0]['pooled']
-  np.testing.assert_allclose(whole[:1], net.apply(model, params, stats, x[:1], train=False)[0]['pooled'], rtol=1e-5, atol=1e-6)
+  whole = run(model, params, stats, x, train=False)[0]['pooled']
+  np.testing.assert_allclose(whole[:1], run(model, params, stats, x[:1], train=False)[0]['pooled'], rtol=1e-5, atol=1e-6)
 
 
 def test_convolutions_start_as_in_torchvision():
-  kernel = initial(ResNet(depth=18, stages=(1,), base=64, stem='cifar'))[0]['layer1_0']['conv1']['kernel']
-  assert kernel.shape == (3, 3, 64, 64)
-  np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.02)  # He's normal, fan-out
-  stem = initial(ResNet(depth=18, stages=(1,), base=64, stem='cifar'))[0]['conv1']['kernel']
-  np.testing.assert_allclose(stem.std(), np.sqrt(2 / (9 * 64)), rtol=0.05)  # fan-in would be sqrt(2 / 27)
+  model = ResNet(depth=18, stages=(1,), base=64, stem='cifar')
+  he = np.sqrt(2 / (9 * 64))  # He's normal, fan-out
+  np.testing.assert_allclose(initial(model, 'layer1_0', 'conv1', 'kernel').std(), he, rtol=0.02)
+  np.testing.assert_allclose(initial(model, 'conv1', 'kernel').std(), he, rtol=0.05)  # fan-in would be sqrt(2 / 27)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,21 +21,38 @@ def initial(model, size=8):
   return jax.jit(lambda key: net.init(model, key, jnp.zeros((1, size, size, 3)))[0])(jax.random.key(0))
 
 
-def lively(params):
+def lively(model, size=8):
   """Parameters of order one: at init a block adds next to nothing, and a test of it would see nothing."""
   rng = np.random.default_rng(1)
-  return jax.tree.map(lambda p: p + jnp.asarray(0.3 * rng.standard_normal(p.shape), jnp.float32), params)
+  shapes = jax.eval_shape(lambda key: net.init(model, key, jnp.zeros((1, size, size, 3)))[0], jax.random.key(0))
+  return jax.tree.map(lambda p: np.float32((p.ndim == 1) + 0.3 * rng.standard_normal(p.shape)), shapes)
 
 
 def stacked(params):
   """The scanned parameters of looped ones."""
   blocks = [params[f'blocks_{i}'] for i in range(2)]
   rest = {k: v for k, v in params.items() if not k.startswith('blocks_')}
-  return {**rest, 'blocks': jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+  return {**rest, 'blocks': jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)}
 
 
+@functools.partial(jax.jit, static_argnames=('model', 'train'))
 def run(model, params, x, train=False, rng=None):
   return net.apply(model, params, {}, x, train=train, rng=rng)[0]
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def value_and_grad(model, params, x):
+  return jax.value_and_grad(lambda p: jnp.sum(jnp.sin(run(model, p, x, train=True)['tokens'])))(params)
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def embed(model, params, x):
+  return model.apply({'params': params}, x, method='embed')
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def encode(model, params, tokens):
+  return model.apply({'params': params}, tokens, False, method='encode')
 
 
 @pytest.mark.parametrize(
@@ -74,35 +93,33 @@ def test_sincos_tables(order, column_first):
 
 def test_fixed_positions_are_added_to_the_patches():
   model = ViT(**TINY, positions='sincos_mae')
-  params = initial(model)
+  params = lively(model)
+  params['patches']['projection'] = jax.tree.map(np.zeros_like, params['patches']['projection'])
   assert params['patches'].keys() == {'projection'} and 'cls_position' not in params
-  tokens = model.apply({'params': params}, jnp.zeros((1, 8, 12, 3)), method='embed')  # any size
+  tokens = embed(model, params, np.zeros((1, 8, 12, 3)))  # any size
   np.testing.assert_allclose(tokens[0], sincos(2, 3, 16, 'sincos_mae').reshape(6, 16), atol=1e-6)
 
 
 def test_patches_are_read_row_by_row():
   model = ViT(**TINY)
-  params = initial(model)
+  params = lively(model)
   x = np.zeros((1, 8, 8, 3), np.float32)
   x[0, 0:4, 4:8] = 1.0  # the second patch
-  moved = np.abs(model.apply({'params': params}, x, method='embed') - model.apply({'params': params}, 0 * x, method='embed')).max(
-    -1
-  )
+  moved = np.abs(embed(model, params, x) - embed(model, params, 0 * x)).max(-1)
   assert np.flatnonzero(moved > 1e-6).tolist() == [1]
 
 
 def test_encode_takes_any_subset():
   """`__call__` is encode of embed; positions come in embed: the order of the tokens does not matter to the class token."""
   model = ViT(**TINY)
-  params, x = lively(initial(model)), images()
-  call = lambda method, *args: model.apply({'params': params}, *args, method=method)
-  tokens = call('embed', x)
+  params, x = lively(model), images()
+  tokens = np.asarray(embed(model, params, x))
   assert tokens.shape == (3, 4, 16)
   out = run(model, params, x)
   assert out['tokens'].shape == (3, 5, 16) and out['pooled'].shape == (3, model.num_features)
-  np.testing.assert_allclose(call('encode', tokens, False)['pooled'], out['pooled'], atol=1e-5)
-  np.testing.assert_allclose(call('encode', tokens[:, ::-1], False)['pooled'], out['pooled'], atol=1e-5)
-  some = call('encode', tokens[:, :3], False)
+  np.testing.assert_allclose(encode(model, params, tokens)['pooled'], out['pooled'], atol=1e-5)
+  np.testing.assert_allclose(encode(model, params, tokens[:, ::-1])['pooled'], out['pooled'], atol=1e-5)
+  some = encode(model, params, tokens[:, :3])
   assert some['tokens'].shape == (3, 4, 16) and np.abs(some['pooled'] - out['pooled']).max() > 1e-3
 
 
@@ -110,29 +127,25 @@ def test_pooling():
   x = images()
   for fields in (dict(pool='mean'), dict(pool='mean', class_token=False)):
     model = ViT(**TINY, **fields)
-    out = run(model, lively(initial(model)), x)
+    out = run(model, lively(model), x)
     np.testing.assert_allclose(out['pooled'], out['tokens'][:, -4:].mean(1), atol=1e-5)
   model = ViT(**TINY)
-  out = run(model, lively(initial(model)), x)
+  out = run(model, lively(model), x)
   np.testing.assert_array_equal(out['pooled'], out['tokens'][:, 0])
 
 
 @pytest.mark.parametrize('fields', [dict(scan=True), dict(remat=True), dict(scan=True, remat=True)])
 def test_scan_and_remat_change_nothing(fields):
-  plain, other = ViT(**TINY, layer_scale=0.5), ViT(**TINY, layer_scale=0.5, **fields)
-  params, x = lively(initial(plain)), images()
+  plain, other = (ViT(**TINY, layer_scale=0.5, **kind) for kind in ({}, fields))
+  params, x = lively(plain), images()
   convert = stacked if other.scan else lambda p: p
-  assert jax.tree.map(jnp.shape, convert(params)) == jax.tree.map(jnp.shape, initial(other))
-
-  def loss(model, params):
-    return jnp.sum(jnp.sin(run(model, params, x, train=True)['tokens']))
-
-  value, grads = jax.jit(lambda p: jax.value_and_grad(lambda p: loss(plain, p))(p))(params)
-  value2, grads2 = jax.jit(lambda p: jax.value_and_grad(lambda p: loss(other, p))(p))(convert(params))
+  assert jax.tree.map(np.shape, convert(params)) == jax.tree.map(np.shape, lively(other))
+  value, grads = value_and_grad(plain, params, x)
+  value2, grads2 = value_and_grad(other, convert(params), x)
   np.testing.assert_allclose(value, value2, rtol=1e-5)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), convert(grads), grads2)
   if other.scan:  # each layer draws its own weights
-    kernel = initial(other)['blocks']['qkv']['kernel']
+    kernel = jax.jit(lambda key: net.init(other, key, x)[0]['blocks']['qkv']['kernel'])(jax.random.key(0))
     assert np.abs(kernel[0] - kernel[1]).max() > 1e-3
 
 
@@ -149,7 +162,7 @@ def test_drop_path_keeps_the_expectation():
 def test_drop_path_in_the_network(scan):
   """Two blocks have the rates 0 and 0.5: each row takes one of four ways through the second block's branches, and no other."""
   model = ViT(**TINY, drop_path=0.5, scan=scan)
-  params = lively(initial(ViT(**TINY)))
+  params = lively(ViT(**TINY))
   params = stacked(params) if scan else params
   x = np.broadcast_to(images(1), (400, 8, 8, 3))
   rows = np.asarray(run(model, params, x, train=True, rng=jax.random.key(3))['pooled']).round(3)
@@ -162,22 +175,19 @@ def test_drop_path_in_the_network(scan):
 def test_drop_path_rates_are_linear():
   """One block has rate 0: training is evaluation."""
   model = ViT(width=16, depth=1, heads=2, patch=4, drop_path=0.9)
-  params, x = lively(initial(model)), images()
+  params, x = lively(model), images()
   trained = run(model, params, x, train=True, rng=jax.random.key(0))['pooled']
   np.testing.assert_allclose(trained, run(model, params, x)['pooled'], atol=1e-5)
 
 
 def test_learnt_positions_are_interpolated():
   model = ViT(**TINY)
-  params = initial(model, 16)  # 4 x 4 patches
+  params = lively(model, 16)  # 4 x 4 patches
   table = np.zeros((1, 4, 4, 16), np.float32)
   table[..., 0], table[..., 1], table[..., 2] = 7.0, np.arange(4)[None, :, None], np.arange(4)[None, None, :]
-  params['patches']['positions'] = jnp.asarray(table)
-  embed = lambda h, w: np.asarray(model.apply({'params': params}, jnp.zeros((1, h, w, 3)), method='embed')).reshape(
-    h // 4, w // 4, 16
-  )
-  np.testing.assert_array_equal(embed(16, 16), table[0])
-  larger = embed(32, 24)
+  params['patches'] = {'projection': jax.tree.map(np.zeros_like, params['patches']['projection']), 'positions': table}
+  np.testing.assert_array_equal(embed(model, params, np.zeros((1, 16, 16, 3)))[0], table.reshape(16, 16))
+  larger = np.asarray(embed(model, params, np.zeros((1, 32, 24, 3)))).reshape(8, 6, 16)
   np.testing.assert_allclose(larger[..., 0], 7.0, rtol=1e-5)  # a constant stays
   np.testing.assert_allclose(larger[..., 1], np.broadcast_to(larger[:, :1, 1], (8, 6)), atol=1e-5)  # rows vary by row only
   np.testing.assert_allclose(larger[..., 2], np.broadcast_to(larger[:1, :, 2], (8, 6)), atol=1e-5)
@@ -190,16 +200,19 @@ def test_learnt_positions_are_interpolated():
 def test_freeze_patch():
   x = images()
   for freeze in (False, True):
-    model = ViT(**TINY, freeze_patch=freeze)
-    grads = jax.grad(lambda p, model=model: jnp.sum(run(model, p, x)['pooled'] ** 3))(lively(initial(model)))['patches']
+    model = ViT(width=16, depth=1, heads=2, patch=4, freeze_patch=freeze)
+    grads = value_and_grad(model, lively(model), x)[1]['patches']
     assert all(np.any(g) != freeze for g in jax.tree.leaves(grads['projection'])) and np.any(grads['positions'])
 
 
 def test_layer_scale():
   model = ViT(**TINY, layer_scale=1e-9, eps=1e-6)
-  params, x = initial(model), images()
-  assert np.all(params['blocks_1']['scale2'] == np.float32(1e-9))
-  tokens = np.asarray(model.apply({'params': params}, x, method='embed'))
+  params, x = lively(model), images()
+  for i, name in ((0, 'scale1'), (0, 'scale2'), (1, 'scale1'), (1, 'scale2')):
+    params[f'blocks_{i}'][name] = initial(model)[f'blocks_{i}'][name]
+    assert np.all(params[f'blocks_{i}'][name] == np.float32(1e-9))
+  params['norm'] = {'scale': np.ones(16, np.float32), 'bias': np.zeros(16, np.float32)}
+  tokens = np.asarray(embed(model, params, x))
   tokens = (tokens - tokens.mean(-1, keepdims=True)) / np.sqrt(tokens.var(-1, keepdims=True) + 1e-6)
   np.testing.assert_allclose(run(model, params, x)['tokens'][:, 1:], tokens, atol=1e-4)  # only the final norm remains
 
@@ -231,7 +244,7 @@ def test_initial_weights(weight_init, dense, qkv, patch, cls):
 
 def test_bfloat16_is_near():
   f32, bf16 = (ViT(**TINY, dtype=d) for d in ('float32', 'bfloat16'))
-  params, x = lively(initial(f32)), images(16)
+  params, x = lively(f32), images(16)
   a, b = run(f32, params, x)['pooled'], run(bf16, params, x)['pooled']
   assert b.dtype == jnp.float32
   assert 1e-4 < np.linalg.norm(a - b) / np.linalg.norm(a) < 0.03

@@ -103,8 +103,8 @@ def test_box_falls_back_to_the_central_crop():
 
 
 def test_inside():
-  got = geometry.inside(jnp.zeros((4, 5, 3)), (1.0, 2.0, 2.0, 3.0))
-  want = np.zeros((4, 5, 1), bool)
+  got = geometry.inside(jnp.zeros((4, 6, 3)), (1.0, 2.0, 2.0, 3.0))
+  want = np.zeros((4, 6, 1), bool)
   want[1:3, 2:5] = True
   np.testing.assert_array_equal(got, want)
 

@@ -1,5 +1,6 @@
 """Checkpoints come back bitwise or not at all: damage, kills, full disks, other device counts, readers beside the trainer."""
 
+import concurrent.futures
 import gc
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -290,6 +292,30 @@ def test_a_deleted_step_is_vanished_not_damaged(workdir, monkeypatch):
   with pytest.raises(Vanished), reader.pin(2):
     pass
   assert not list((workdir / 'checkpoints/pins').iterdir())
+
+
+def test_a_reader_beside_a_busy_trainer_gets_right_values_or_vanished(tmp_path):
+  done = threading.Event()
+
+  def train():
+    with Checkpointer(tmp_path, every_steps=1, keep=1) as c:
+      for step in range(1, 40):
+        c.save(step, small(step))
+    done.set()
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    trainer, reader, seen = pool.submit(train), Reader(tmp_path), []
+    while not done.is_set() and trainer.running():
+      if (step := reader.latest()) is None:
+        continue
+      try:
+        got = reader.restore(abstract(small(0)), step)  # not pinned: the harder case
+      except Vanished:
+        continue
+      assert_bitwise(got, small(step))
+      seen.append(step)
+    trainer.result()
+  assert seen == sorted(seen) and len(set(seen)) > 3 and reader.steps() == [39]
 
 
 def test_a_checkpoint_of_another_config_is_refused_with_its_first_paths(saved):

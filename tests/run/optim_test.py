@@ -174,7 +174,9 @@ def test_exclude_covers_what_it_says(exclude, kept):
 
 
 def test_the_default_exclusions_of_real_networks_are_the_vectors():
-  resnet, _ = jax.eval_shape(lambda: net.init(ResNet(depth=18, stages=(1, 1), base=4), jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+  resnet, _ = jax.eval_shape(
+    lambda: net.init(ResNet(depth=18, stages=(1, 1), base=4), jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  )
   vit = vit_shapes(layer_scale=0.1)['encoder']
   for shapes in (resnet, vit):
     tx, _ = Optimizer(**SGD, weight_decay=1.0, momentum=0.0).build(**RUN, params_shape=shapes)

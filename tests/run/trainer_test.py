@@ -150,7 +150,7 @@ def test_a_third_partys_method_in_one_file(tmp_path):
 
 
 def test_bad_records_are_replaced_counted_and_listed(tmp_path, real_data):
-  """One truncated and one empty file among 250: the run completes, the count is right, the list is there; above the limit it stops."""
+  """A cut file and a web page among 202: the run completes, the count is right, the list is there; above the limit it stops."""
   folder = tmp_path / 'photos'
   photos = sorted((real_data / 'imagenet_sample').rglob('*.JPEG')) or sorted((real_data / 'imagenet_sample').rglob('*.jpeg'))
   for copy in range(2):
@@ -168,5 +168,3 @@ def test_bad_records_are_replaced_counted_and_listed(tmp_path, real_data):
   assert sorted(pathlib.Path(row['where']).name for row in listed) == ['cut.jpeg', 'page.jpeg']
   code, output = train(tmp_path / 'v', *args, '--config.data.max_bad_fraction=0.005')
   assert code == 2 and 'max_bad_fraction' in output, output
-
-

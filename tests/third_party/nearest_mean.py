@@ -1,12 +1,11 @@
 """A third party's method and its config in one file, outside the package: a linear autoencoder that remembers the mean image.
 
-    python -m sslax.train --config=nearest_mean.py --workdir=runs/theirs
+python -m sslax.train --config=nearest_mean.py --workdir=runs/theirs
 """
 
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from sslax.method import Method, Output
