@@ -49,7 +49,7 @@ font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-seri
 main{max-width:62rem;margin:0 auto;padding:2.2rem 1.1rem 4rem}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 1.2rem;overflow-wrap:anywhere}
 h2{font-size:1.2rem;margin:2.6rem 0 .8rem;padding-bottom:.3rem;border-bottom:1px solid var(--line)}
-dl.summary{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.7rem;margin:0}
+dl.summary{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.7rem;margin:0}
 dl.summary div{background:var(--soft);border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem;min-width:0}
 dt{color:var(--faint);font-size:.8rem}
 dl.summary dd{margin:.1rem 0 0;font-size:1.1rem;font-weight:600;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
@@ -59,7 +59,8 @@ caption{text-align:left;font-weight:600;padding-bottom:.4rem}
 th,td{padding:.4rem .9rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 thead th{color:var(--faint);font-size:.85rem;font-weight:600;border-bottom-width:2px;vertical-align:bottom}
 tbody th{font-weight:400}
-.n{text-align:right;white-space:nowrap}
+.n{text-align:right}
+tbody .n{white-space:nowrap}
 td.best{background:var(--best)}
 figure{margin:1.6rem 0 2.2rem}
 figure h3{font-size:1rem;margin:0 0 .6rem}
@@ -255,15 +256,24 @@ def _text(value, decimals=None):
     return '-'
   if isinstance(value, bool):
     return 'yes' if value else 'no'
-  if isinstance(value, float):
-    return f'{value:.4g}' if decimals is None or not math.isfinite(value) else f'{value:.{decimals}f}'
+  if isinstance(value, float) and (decimals is None or not math.isfinite(value)):
+    return f'{value:.4g}'
+  if isinstance(value, (int, float)) and decimals is not None:
+    return f'{value:.{decimals}f}'
   return str(value)
 
 
 def _decimals(values):
-  """Decimals for one column of floats: three or four figures in its largest value. None where magnitudes differ too much."""
-  sizes = [abs(v) for v in map(_plain, values) if isinstance(v, float) and math.isfinite(v) and v]
-  if not sizes or max(sizes) >= 1e6 or min(sizes) < max(sizes) * 1e-3 or max(sizes) < 1e-4:
+  """Decimals for one column with floats: three or four figures in its largest value. None where magnitudes differ too much."""
+  values = [v for v in map(_plain, values) if isinstance(v, (int, float)) and not isinstance(v, bool)]
+  sizes = [abs(v) for v in values if math.isfinite(v) and v]
+  if (
+    not sizes
+    or all(isinstance(v, int) for v in values)
+    or max(sizes) >= 1e6
+    or min(sizes) < max(sizes) * 1e-3
+    or max(sizes) < 1e-4
+  ):
     return None
   power = math.floor(math.log10(max(sizes)))
   return max(0, 3 - power) if power >= 0 else 2 - power

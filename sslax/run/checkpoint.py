@@ -36,6 +36,10 @@ FORMAT = 1
 PIN_EXPIRY = 3 * 3600.0  # seconds without a heartbeat: a pin of another host is taken for dead
 PIN_BEAT = 60.0  # seconds
 
+# Held from the start of a save to its commit, and while reading. Orbax 0.12 numbers the operations of a process with one counter:
+# a read that begins while a save is under way makes that save remove its own files (seen each time, in 4 runs).
+_one_operation = threading.Lock()
+
 
 class SaveFailed(Exception):
   """A checkpoint could not be written (disk full, no permission); older steps are untouched."""
@@ -335,7 +339,7 @@ def _orbax_load(folder: epath.Path, nested: dict, partial: bool) -> dict:
   ocp = _orbax()
   context = ocp.Context()
   context.pytree.loading.partial_load = partial
-  with context:
+  with _one_operation, context:
     return ocp.load_checkpointables(str(folder), {'state': nested})['state']
 
 
@@ -438,16 +442,18 @@ class Checkpointer:
           f'state leaf {"/".join(path)} is a {getattr(leaf, "dtype", type(leaf))}: checkpoints hold plain jax arrays'
         )
     folder = self._root / str(step)
+    _one_operation.acquire()
     try:
       if folder.exists() and jax.process_index() == 0:
         self._set_aside(folder)
       integrity = _Integrity(flat, step, self._meta)
       arrays = _nest({path: leaf for path, leaf in flat.items() if leaf.size})  # Orbax refuses arrays of no elements
       saved = _orbax().save_checkpointables_async(str(folder), {'state': arrays, 'integrity': integrity})
+      self._pending = step, self._thread.submit(self._finish, folder, saved)
     except Exception as e:
+      _one_operation.release()
       raise self._failed(step, e) from e
     self._bad.discard(step)
-    self._pending = step, self._thread.submit(self._finish, folder, saved)
     if wait:
       self.wait()
     return True
@@ -507,7 +513,10 @@ class Checkpointer:
       self._thread.shutdown()
 
   def _finish(self, folder: epath.Path, saved):
-    saved.result()  # raises what went wrong in Orbax's thread
+    try:
+      saved.result()  # raises what went wrong in Orbax's thread
+    finally:
+      _one_operation.release()
     if jax.process_index() != 0:
       return
     try:

@@ -208,9 +208,10 @@ def test_freeze_patch():
 def test_layer_scale():
   model = ViT(**TINY, layer_scale=1e-9, eps=1e-6)
   params, x = lively(model), images()
+  scales = jax.jit(lambda key: net.init(model, key, x)[0]['blocks_1']['scale2'])(jax.random.key(0))
+  np.testing.assert_array_equal(scales, np.full(16, 1e-9, np.float32))
   for i, name in ((0, 'scale1'), (0, 'scale2'), (1, 'scale1'), (1, 'scale2')):
-    params[f'blocks_{i}'][name] = initial(model)[f'blocks_{i}'][name]
-    assert np.all(params[f'blocks_{i}'][name] == np.float32(1e-9))
+    params[f'blocks_{i}'][name] = np.asarray(scales)
   params['norm'] = {'scale': np.ones(16, np.float32), 'bias': np.zeros(16, np.float32)}
   tokens = np.asarray(embed(model, params, x))
   tokens = (tokens - tokens.mean(-1, keepdims=True)) / np.sqrt(tokens.var(-1, keepdims=True) + 1e-6)
