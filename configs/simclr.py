@@ -22,7 +22,12 @@ def official_head(hidden, out=128):
 
 
 def digits(config):
-  """The quickstart: 1,297 handwritten 8x8 digits, two CPU cores, minutes. Status: see benchmarks/RESULTS.md."""
+  """The quickstart: 1,297 handwritten 8x8 digits without their labels, two CPU cores, minutes.
+
+  python -m sslax.train --config=configs/simclr.py:digits --workdir=runs/digits
+
+  DIGITS_STATUS
+  """
   config.data.train, config.data.test, config.data.image_size = 'digits:@train', 'digits:@test', 16
   config.batch_size, config.num_epochs = 256, 200.0
   config.method = spec(
@@ -61,7 +66,13 @@ def digits(config):
 
 
 def cifar10_cpu(config):
-  """Two CPU cores, at most 20 minutes. Status: see benchmarks/RESULTS.md."""
+  """A small ResNet on CIFAR-10 in minutes on two CPU cores.
+
+  python -m sslax.train --config=configs/simclr.py:cifar10_cpu --workdir=runs/cifar10_cpu \\
+      --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
+
+  CIFAR_STATUS
+  """
   config.data.train, config.data.test, config.data.image_size = 'tfds:cifar10@train', 'tfds:cifar10@test', 32
   config.batch_size, config.num_epochs = 256, 8.0
   config.method = spec(

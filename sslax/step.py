@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from sslax.method import Method
+from sslax.ops.tree import l2_norm
 
 PyTree = Any
 
@@ -52,7 +53,7 @@ def train_step(
   # ORDER MATTERS: an EMA target follows the parameters that this step produced.
   params, memory = method.after(params, out.memory, state.step)
 
-  grad_norm, param_norm = optax.global_norm(grads), optax.global_norm(params)
+  grad_norm, param_norm = l2_norm(grads), l2_norm(params)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
   finite &= jnp.all(
     jnp.array([jnp.all(jnp.isfinite(m)) for m in jax.tree.leaves(memory) if jnp.issubdtype(m.dtype, jnp.floating)] or [True])

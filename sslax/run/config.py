@@ -190,6 +190,6 @@ def refuse_other(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
   if diff:
     raise UserError(
       f'{workdir} holds a run with another config (- that run, + this one):\n'
-      + '\n'.join(f'  {line}' for line in diff)
+      + '\n'.join(f'  {line[0]} {line[1:]}' for line in diff)
       + '\nTake another --workdir, or the same config to go on with that run.'
     )

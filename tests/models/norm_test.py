@@ -58,11 +58,11 @@ def test_eval_uses_the_running_statistics():
 
 @pytest.mark.parametrize('strided', [False, True])
 def test_groups_are_a_loop_over_groups(strided):
-  x = images()
+  x = images(24)
   norm, params, stats = variables(x, groups=4, strided=strided)
   y, new = train(norm, params, stats, x)
-  rows = np.arange(16).reshape(4, 4)
-  rows = rows.T if strided else rows  # group g: rows g, g + 4, ... or rows 4 g ... 4 g + 3
+  rows = np.arange(24)
+  rows = rows.reshape(6, 4).T if strided else rows.reshape(4, 6)  # group g: rows g, g + 4, ... or rows 6 g ... 6 g + 5
   means, variances = [], []
   for group in rows:
     y_ref, mean, var = reference(x[group], params, stats)

@@ -299,7 +299,7 @@ def test_a_reader_beside_a_busy_trainer_gets_right_values_or_vanished(tmp_path):
 
   def train():
     with Checkpointer(tmp_path, every_steps=1, keep=1) as c:
-      for step in range(1, 26):
+      for step in range(1, 16):
         c.save(step, small(step))
     done.set()
 
@@ -315,7 +315,7 @@ def test_a_reader_beside_a_busy_trainer_gets_right_values_or_vanished(tmp_path):
       assert_bitwise(got, small(step))
       seen.append(step)
     trainer.result()
-  assert seen == sorted(seen) and len(set(seen)) > 3 and reader.steps() == [25]
+  assert seen == sorted(seen) and len(set(seen)) > 2 and reader.steps() == [15]
 
 
 def test_a_checkpoint_of_another_config_is_refused_with_its_first_paths(saved):

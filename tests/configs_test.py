@@ -1,0 +1,106 @@
+"""Every preset of every config file is built at full size, in shapes only, and says what it must."""
+
+import importlib.util
+import inspect
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from sslax.errors import UserError
+from sslax.run import config as configs
+from sslax.run import loop
+
+FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'configs'
+
+
+def load(path):
+  spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+MODULES = {path.stem: load(path) for path in sorted(FOLDER.glob('*.py'))}
+PRESETS = [(name, preset) for name, module in MODULES.items() for preset in module.PRESETS]
+
+
+@pytest.mark.parametrize('name, preset', PRESETS)
+def test_preset_builds_at_full_size(name, preset):
+  config = MODULES[name].get_config(preset)
+  configs.check(config, jax.device_count())
+  run = loop.prepare_shapes(config, num_examples=50_000)
+  new, metrics = jax.eval_shape(lambda s, b: loop.jit_step(run.method, run.tx, 0, None, None)(s, b), run.abstract_state, run.abstract_batch)
+  assert jax.tree.structure(new) == jax.tree.structure(run.abstract_state)
+  assert [(a.shape, a.dtype) for a in jax.tree.leaves(new)] == [(a.shape, a.dtype) for a in jax.tree.leaves(run.abstract_state)]
+  assert metrics['loss'].shape == ()
+  size = config.data.image_size
+  image = jax.ShapeDtypeStruct((2, size, size, 3), np.uint8)
+  pooled = jax.eval_shape(run.method.features, run.abstract_state.params, run.abstract_state.memory, {'image': image})['pooled']
+  assert pooled.shape[0] == 2 and pooled.ndim == 2
+
+
+@pytest.mark.parametrize('name, preset', PRESETS)
+def test_preset_says_command_number_and_status(name, preset):
+  text = inspect.getdoc(MODULES[name].PRESETS[preset])
+  assert 'Status:' in text and '--config=configs/' in text, f'{name}:{preset} needs its command and an honest status'
+
+
+def test_the_recipes_of_simclr():
+  """Numbers that the paper and the official code state."""
+  get = MODULES['simclr'].get_config
+  imagenet, cifar = get('imagenet'), get('cifar10_simclr')
+  run = loop.prepare_shapes(imagenet, 1_281_167)
+  assert run.total_steps == 31_200 and run.steps_per_epoch == 312
+  assert float(run.learning_rate(3120)) == pytest.approx(0.3 * 4096 / 256)  # 4.8 at the end of 10 epochs of warm-up
+  assert float(run.learning_rate(31_200)) == pytest.approx(0, abs=1e-6)
+  encoder = sum(a.size for a in jax.tree.leaves(run.abstract_state.params['encoder']))
+  assert encoder == 23_508_032
+  assert (cifar.method.temperature, cifar.optim.weight_decay, cifar.method.augment.blur_prob) == (0.5, 1e-4, 0.0)
+
+
+def test_lightlys_settings():
+  config = MODULES['simclr'].get_config('cifar10')
+  run = loop.prepare_shapes(config, 50_000)
+  assert float(run.learning_rate(0)) == pytest.approx(0.06 * 512 / 128)
+  assert float(run.learning_rate(96)) == float(run.learning_rate(0)) > float(run.learning_rate(97)), 'the rate changes between epochs only'
+  assert run.total_steps == 200 * 97
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    ({'batch_size': 12}, ('batch_size=12', '8 devices', '16')),
+    ({'microbatches': 7}, ('microbatches=7',)),
+    ({'num_steps': 5}, ('num_epochs', 'num_steps')),
+    ({'data.max_bad_fraction': 1.5}, ('max_bad_fraction',)),
+    ({'data.crop_on': 'devise'}, ('crop_on', 'device')),
+    ({'seed': -1}, ('seed',)),
+    ({'checkpoint.every_steps': 0}, ('checkpoint.every_steps',)),
+  ],
+)
+def test_impossible_values_are_named(change, words):
+  config = MODULES['simclr'].get_config('digits')
+  config.update_from_flattened_dict(change)
+  with pytest.raises(UserError) as error:
+    configs.check(config, 8)
+  assert all(word in str(error.value) for word in words), error.value
+
+
+def test_unknown_preset():
+  with pytest.raises(UserError, match='digits'):
+    MODULES['simclr'].get_config('digit')
+
+
+def test_save_load_and_diff(tmp_path):
+  config = MODULES['simclr'].get_config('digits')
+  configs.save(config, tmp_path)
+  configs.refuse_other(config, tmp_path)
+  assert configs.flat(configs.load(tmp_path)) == configs.flat(ml_collections.ConfigDict(config))
+  config.log.every_steps = 10
+  configs.refuse_other(config, tmp_path)
+  config.method.temperature = 0.7
+  with pytest.raises(UserError, match=r'\+ method.temperature = 0.7'):
+    configs.refuse_other(config, tmp_path)

@@ -1,0 +1,76 @@
+"""The evaluator as a user runs it: on a finished run, beside a running one, on a run that is no run."""
+
+import json
+
+import pytest
+from run.trainer import TINY, run, start, status, train
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('finished')
+  code, output = train(workdir)
+  assert code == 0, output
+  code, output = run('evaluate', f'--workdir={workdir}', '--probes=knn,linear,fewshot,collapse')
+  assert code == 0, output
+  return workdir, output
+
+
+def rows(workdir):
+  return [json.loads(line) for line in (workdir / 'eval.jsonl').read_text().splitlines()]
+
+
+def test_results_stand_in_table_file_and_report(finished):
+  workdir, output = finished
+  found = {(row['features'], row['probe']): row['values'] for row in rows(workdir)}
+  assert len(found) == len(rows(workdir)) == 12
+  assert f'{found["trained", "knn"]["top1"]:.3f}' in output and 'random encoder' in output
+  assert 0.6 < found['raw pixels', 'fewshot']['1']['mean'] < 0.75  # nearest centroid of the pixels, one label a class
+  assert found['raw pixels', 'linear']['accuracy'] > 0.94
+  assert len(found['trained', 'fewshot']['5']['values']) == 10
+  html = (workdir / 'report.html').read_text(encoding='utf-8')
+  for word in ('Loss', 'Label efficiency', 'Nearest neighbours', 'The pretext task', 'PCA', 't-SNE', 'jax', 'temperature'):
+    assert word in html, word
+
+
+def test_a_second_call_computes_nothing(finished):
+  workdir, first = finished
+  before = (workdir / 'eval.jsonl').read_bytes()
+  code, output = run('evaluate', f'--workdir={workdir}', '--probes=knn,linear,fewshot,collapse')
+  assert code == 0 and (workdir / 'eval.jsonl').read_bytes() == before
+  assert 'features:' not in output and [line for line in first.splitlines() if line.startswith('| SimCLR')][0] in output
+
+
+def test_all_steps_and_one_step(finished):
+  workdir, _ = finished
+  code, output = run('evaluate', f'--workdir={workdir}', '--probes=knn', '--step=all', '--noreport')
+  assert code == 0, output
+  assert {row['step'] for row in rows(workdir) if row['features'] == 'trained' and row['probe'] == 'knn'} == {35, 40}
+  code, output = run('evaluate', f'--workdir={workdir}', '--probes=knn', '--step=12')
+  assert code == 2 and '35, 40' in output, output
+
+
+def test_watch_follows_a_run_without_disturbing_it(tmp_path):
+  """The trainer keeps two checkpoints and deletes the rest meanwhile: no error on either side, the last step is evaluated."""
+  trainer = start('train', f'--config={TINY}', f'--workdir={tmp_path}', '--config.num_steps=60')
+  while not (tmp_path / 'config.json').exists() and trainer.poll() is None:
+    pass
+  code, output = run('evaluate', f'--workdir={tmp_path}', '--probes=knn', '--watch', '--poll_seconds=0.2', '--nofloors', '--noreport')
+  assert trainer.wait(timeout=120) == 0, trainer.stdout.read()
+  assert code == 0 and 'Traceback' not in output, output
+  assert 60 in {row['step'] for row in rows(tmp_path)}
+  assert status(tmp_path)['reason'] == 'done'
+
+
+@pytest.mark.parametrize(
+  'args, words',
+  [
+    (['--workdir=/nowhere'], ('config.json', '/nowhere')),
+    ([], ('--workdir',)),
+    (['--workdir=x', '--probes=knm'], ('knm', 'knn')),
+    (['--workdir=x', '--step=last'], ('--step=last', 'latest')),
+  ],
+)
+def test_mistakes(args, words):
+  code, output = run('evaluate', *args)
+  assert code == 2 and 'Traceback' not in output and all(word in output for word in words), output
