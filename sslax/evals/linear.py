@@ -245,7 +245,7 @@ def _prepare(x, y):
   mean = x.mean(0, dtype=np.float64).astype(np.float32)
   x = x - mean
   std = np.sqrt(np.einsum('nd,nd->d', x, x) / len(x))
-  std = np.where(std > 1e-5 * np.maximum(np.abs(mean), std.max()), std, 1).astype(np.float32)  # a constant channel stays near 0
+  std = np.where(std > 1e-6 * np.abs(mean), std, 1).astype(np.float32)  # a constant channel (but for rounding) stays near 0
   x /= std
   size = min(_ROWS, len(x))
   return mean, std, jnp.asarray(features.blocks(x, size)), jnp.asarray(features.blocks(y, size, -1))

@@ -110,11 +110,15 @@ def _unknown_key(argv, error) -> str:
   """ml_collections says only the last part of a path that does not exist; find which override it was and what is near."""
   from sslax.run.config import flat
 
+  alone = flags.FlagValues()  # the config as it was before the overrides
+  config_flags.DEFINE_config_file('config', None, '', lock_config=True, flag_values=alone)
+  word = next((f'--config={b}' if a == '--config' else a for a, b in zip(argv, [*argv[1:], ''], strict=True) if re.match('--config(=|$)', a)), '')
   try:
-    config = flags.FLAGS['config'].value
-    known = list(flat(config))
-  except Exception:  # the config itself could not be read
-    known = []
+    sys.argv = [argv[0], word]  # ml_collections looks there for overrides, whatever it is given
+    alone(sys.argv)
+  finally:
+    sys.argv = argv
+  known = list(flat(alone.config)) if alone.config is not None else []
   for word in argv[1:]:
     key = re.match(r'--(?:no)?config\.([^=]+)', word)
     if key and known and key[1] not in known:
