@@ -3,11 +3,11 @@
 `stats` holds running statistics (BatchNorm); it is {} for networks without them. Methods keep it in their memory.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 PyTree = Any
 
@@ -77,4 +77,4 @@ def apply(
 
 def count(params: PyTree) -> int:
   """The number of scalars in a tree."""
-  return sum(int(jnp.size(leaf)) if hasattr(leaf, 'size') else 1 for leaf in jax.tree.leaves(params))
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -24,7 +24,7 @@ from sslax.errors import Diverged, Interrupted, UserError
 from sslax.method import Method
 from sslax.run import config as configs
 from sslax.run import sharding
-from sslax.run.checkpoint import Checkpointer, state_hash
+from sslax.run.checkpoint import Checkpointer, SaveFailed, state_hash
 from sslax.run.faults import Status, StopRequest, read_status
 from sslax.run.metrics import MetricWriter
 from sslax.spec import build
@@ -332,6 +332,9 @@ def train(
   except Diverged:
     status.update(reason='diverged')
     raise
+  except SaveFailed as error:  # disk full, storage gone: older checkpoints are whole, and a restart goes on from them
+    status.update(reason=f'save failed: {error}')
+    raise Interrupted(str(error)) from error
   except UserError as error:
     status.update(reason=f'user error: {error}'[:500])
     raise
