@@ -1,7 +1,9 @@
 """How far we are from the libraries that users trust: python -m benchmarks.parity
 
-The largest deviation of each reference value in tests/golden (torchvision, timm, lightly; how they were made: tests/golden/README.md),
-as the largest difference over the largest value; of images, the largest difference on [0, 1]. The tests assert bounds on the same figures.
+The largest deviation of each reference value in tests/golden (torchvision, timm, lightly; how they were made:
+tests/golden/README.md),
+as the largest difference over the largest value; of images, the largest difference on [0, 1]. The tests assert bounds on the
+same figures.
 """
 
 import pathlib

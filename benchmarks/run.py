@@ -227,7 +227,12 @@ def measure_start():
     for i in range(2):
       started = time.perf_counter()
       command = [sys.executable, '-m', 'sslax.train', f'--config={ROOT}/configs/simclr.py:digits', f'--workdir={folder}/{i}']
-      command += ['--config.num_epochs=0', '--config.num_steps=1', '--config.online.every_steps=0', '--config.optim.warmup=0 steps']
+      command += [
+        '--config.num_epochs=0',
+        '--config.num_steps=1',
+        '--config.online.every_steps=0',
+        '--config.optim.warmup=0 steps',
+      ]
       subprocess.run(command, env=env, check=True, capture_output=True)
       seconds.append(time.perf_counter() - started)
   cold, warm = seconds

@@ -22,6 +22,8 @@ DATA_TRAIN = flags.DEFINE_string(
   'data_train', '', "URI of the labelled training set of the probes; default: the run's data.train."
 )
 DATA_TEST = flags.DEFINE_string('data_test', '', "URI of the labelled test set; default: the run's data.test.")
+KNN_K = flags.DEFINE_integer('knn_k', 0, "Neighbours of the kNN probe; default: the config's eval.knn_k.", lower_bound=0)
+KNN_TEMPERATURE = flags.DEFINE_float('knn_temperature', 0, "Of its votes; default: the config's.", lower_bound=0)
 FLOORS = flags.DEFINE_bool('floors', True, 'Also evaluate raw pixels and the randomly initialised encoder.')
 REPORT = flags.DEFINE_bool('report', True, 'Write report.html.')
 
@@ -40,7 +42,14 @@ def main() -> None:
     raise UserError(f'--step={STEP.value} is none of latest, all, or a number')
   cli.start_jax()
   evaluation = evaluator.Evaluation(
-    workdir, probes=PROBES.value, data_train=DATA_TRAIN.value, data_test=DATA_TEST.value, floors=FLOORS.value, report=REPORT.value
+    workdir,
+    probes=PROBES.value,
+    data_train=DATA_TRAIN.value,
+    data_test=DATA_TEST.value,
+    knn_k=KNN_K.value,
+    knn_temperature=KNN_TEMPERATURE.value,
+    floors=FLOORS.value,
+    report=REPORT.value,
   )
   if WATCH.value:
     evaluation.watch(POLL_SECONDS.value, TIMEOUT.value)

@@ -4,6 +4,7 @@ and a report.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -51,6 +52,8 @@ class Evaluation:
     data_test: str = '',
     floors: bool = True,
     report: bool = True,
+    knn_k: int = 0,
+    knn_temperature: float = 0.0,
   ):
     """Reads the saved config and what has been evaluated before; computes nothing.
 
@@ -60,6 +63,8 @@ class Evaluation:
     self.workdir, self.probes, self.wants_floors, self.wants_report = workdir, probes, floors, report
     self.config = configs.load(workdir)
     self.config.mesh.data, self.config.mesh.fsdp = -1, 1  # the evaluator's own devices
+    self.config.eval.knn_k = knn_k or self.config.eval.knn_k
+    self.config.eval.knn_temperature = knn_temperature or self.config.eval.knn_temperature
     self.data = {'train': data_train or self.config.data.train, 'test': data_test or self.config.data.test}
     if not self.data['test']:
       raise UserError('this run has no data.test: name a labelled test set with --data_test=URI')
@@ -70,7 +75,7 @@ class Evaluation:
         [self.data, self.config.eval.to_dict(), self.config.data.image_size, self.config.data.eval_resize], sort_keys=True
       ).encode()
     ).hexdigest()[:12]
-    self._prepared = None
+    self._prepared, self._last_state = None, (None, None)
     self.shown_step = None
 
   # What to evaluate
@@ -173,18 +178,15 @@ class Evaluation:
 
   def _features(self, features: str, step: int) -> Sets:
     run, sources = self._prepare()
-    state = None
 
     def of(name):
-      nonlocal state
       source = sources[name]
       if features == PIXELS:
         parts = [
           (floors.raw_pixels(b['image'][b['mask']]), b['label'][b['mask']], b['index'][b['mask']]) for b in self._batches(source)
         ]
         return dict(zip(('pooled', 'label', 'index'), (np.concatenate(part) for part in zip(*parts, strict=True)), strict=True))
-      if state is None:
-        state = self._state(features, step)
+      state = self._state(features, step)
       total = -(-len(source) // self._batch_size())
       return extract(run.method, state.params, state.memory, self._batches(source), mesh=run.mesh, progress=True, total=total)
 
@@ -201,6 +203,11 @@ class Evaluation:
     return Sets(keyed('train'), keyed('test'))
 
   def _state(self, features: str, step: int):
+    if self._last_state[0] != (features, step):
+      self._last_state = (features, step), self._load_state(features, step)
+    return self._last_state[1]
+
+  def _load_state(self, features: str, step: int):
     run = self._prepare()[0]
     if features == RANDOM:
       init = jax.jit(lambda b: init_state(run.method, run.tx, self.config.seed, b), out_shardings=run.state_sharding())
@@ -231,7 +238,26 @@ class Evaluation:
         str(shot): {k: [float(v) for v in value] if np.ndim(value) else float(value) for k, value in row.items()}
         for shot, row in found.items()
       }
-    return {key: float(value) for key, value in collapse.metrics(tx).items()}
+    views = None if features == PIXELS else self._views(sources['test'], features, step)
+    return {key: float(value) for key, value in collapse.metrics(tx, views).items()}
+
+  def _views(self, source, features, step, most: int = 2048) -> np.ndarray:
+    """[M, 2, D] features of two random views of M test images: the method's own augmentation, or crops and flips."""
+    method, state = self._prepare()[0].method, self._state(features, step)
+    plain = RandomViews(size=self.config.data.image_size, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+    # `features` normalises: these views stay in [0, 1].
+    augment = dataclasses.replace(getattr(method, 'augment', plain), count=2, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    @jax.jit
+    def of(rng, image):
+      views = augment(rng, {'image': image})
+      pooled = method.features(state.params, state.memory, {'image': views.reshape(-1, *views.shape[2:])})['pooled']
+      return pooled.reshape(len(image), 2, -1)
+
+    parts = []
+    for i, batch in enumerate(itertools.islice(self._batches(source), -(-most // self._batch_size()))):
+      parts.append(np.asarray(of(jax.random.key(i), batch['image']))[batch['mask']])
+    return np.concatenate(parts)
 
   def _sgd(self, sources, tx, ty, classes, features, step) -> float:
     """The SGD probe on random-resized crops and flips, 30 epochs."""

@@ -32,7 +32,9 @@ def test_preset_builds_at_full_size(name, preset):
   config = MODULES[name].get_config(preset)
   configs.check(config, jax.device_count())
   run = loop.prepare_shapes(config, num_examples=50_000)
-  new, metrics = jax.eval_shape(lambda s, b: loop.jit_step(run.method, run.tx, 0, None, None)(s, b), run.abstract_state, run.abstract_batch)
+  new, metrics = jax.eval_shape(
+    lambda s, b: loop.jit_step(run.method, run.tx, 0, None, None)(s, b), run.abstract_state, run.abstract_batch
+  )
   assert jax.tree.structure(new) == jax.tree.structure(run.abstract_state)
   assert [(a.shape, a.dtype) for a in jax.tree.leaves(new)] == [(a.shape, a.dtype) for a in jax.tree.leaves(run.abstract_state)]
   assert metrics['loss'].shape == ()
@@ -65,7 +67,9 @@ def test_lightlys_settings():
   config = MODULES['simclr'].get_config('cifar10')
   run = loop.prepare_shapes(config, 50_000)
   assert float(run.learning_rate(0)) == pytest.approx(0.06 * 512 / 128)
-  assert float(run.learning_rate(96)) == float(run.learning_rate(0)) > float(run.learning_rate(97)), 'the rate changes between epochs only'
+  assert float(run.learning_rate(96)) == float(run.learning_rate(0)) > float(run.learning_rate(97)), (
+    'the rate changes between epochs only'
+  )
   assert run.total_steps == 200 * 97
 
 

@@ -55,7 +55,9 @@ def test_watch_follows_a_run_without_disturbing_it(tmp_path):
   trainer = start('train', f'--config={TINY}', f'--workdir={tmp_path}', '--config.num_steps=60')
   while not (tmp_path / 'config.json').exists() and trainer.poll() is None:
     pass
-  code, output = run('evaluate', f'--workdir={tmp_path}', '--probes=knn', '--watch', '--poll_seconds=0.2', '--nofloors', '--noreport')
+  code, output = run(
+    'evaluate', f'--workdir={tmp_path}', '--probes=knn', '--watch', '--poll_seconds=0.2', '--nofloors', '--noreport'
+  )
   assert trainer.wait(timeout=120) == 0, trainer.stdout.read()
   assert code == 0 and 'Traceback' not in output, output
   assert 60 in {row['step'] for row in rows(tmp_path)}

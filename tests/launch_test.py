@@ -13,7 +13,9 @@ SCRIPTS = sorted([*ROOT.glob('launch/*.sh'), ROOT / 'tests' / 'run.sh', ROOT / '
 
 
 def bash(script, *args, cwd='/', **env):
-  done = subprocess.run(['bash', str(script), *args], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+  done = subprocess.run(
+    ['bash', str(script), *args], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=60
+  )
   return done.returncode, done.stdout + done.stderr
 
 

@@ -16,7 +16,14 @@ def test_a_sheet_of_views(tmp_path):
 def test_crops_of_the_host(tmp_path, real_data):
   out = tmp_path / 'views.png'
   photos = f'folder:{real_data / "imagenet_sample"}'
-  code, output = run('show', f'--config={TINY}:photos', f'--config.data.train={photos}', '--config.method.augment.size=96', f'--out={out}', '--images=3')
+  code, output = run(
+    'show',
+    f'--config={TINY}:photos',
+    f'--config.data.train={photos}',
+    '--config.method.augment.size=96',
+    f'--out={out}',
+    '--images=3',
+  )
   assert code == 0 and Image.open(out).height > 3 * 96, output
 
 

@@ -112,7 +112,14 @@ def _unknown_key(argv, error) -> str:
 
   alone = flags.FlagValues()  # the config as it was before the overrides
   config_flags.DEFINE_config_file('config', None, '', lock_config=True, flag_values=alone)
-  word = next((f'--config={b}' if a == '--config' else a for a, b in zip(argv, [*argv[1:], ''], strict=True) if re.match('--config(=|$)', a)), '')
+  word = next(
+    (
+      f'--config={b}' if a == '--config' else a
+      for a, b in zip(argv, [*argv[1:], ''], strict=True)
+      if re.match('--config(=|$)', a)
+    ),
+    '',
+  )
   try:
     sys.argv = [argv[0], word]  # ml_collections looks there for overrides, whatever it is given
     alone(sys.argv)

@@ -175,8 +175,8 @@ def summary(run: Run, lowered) -> str:
     ),
     (
       'devices',
-      f'{run.mesh.size} x {device.device_kind} ({device.platform}), data {run.mesh.shape["data"]} x fsdp {run.mesh.shape["fsdp"]}, '
-      f'{jax.process_count()} process(es)',
+      f'{run.mesh.size} x {device.device_kind} ({device.platform}), '
+      f'data {run.mesh.shape["data"]} x fsdp {run.mesh.shape["fsdp"]}, {jax.process_count()} process(es)',
     ),
     ('versions', ', '.join(f'{k} {v}' for k, v in versions().items())),
   ]
@@ -283,7 +283,7 @@ def train(
       if not values.pop('finite'):
         culprits = [key for key, value in values.items() if not np.isfinite(value)] or ['memory']
         raise Diverged(
-          f'step {step}: {", ".join(culprits)} not finite; the last good checkpoint is step {(checkpointer.steps() or [None])[-1]}'
+          f'step {step}: {", ".join(culprits)} not finite; last good checkpoint: {(checkpointer.steps() or ["none"])[-1]}'
         )
       values['learning_rate'] = float(run.learning_rate(step - 1))
       values['epoch'] = step / run.steps_per_epoch

@@ -305,9 +305,9 @@ def test_mistakes(tmp_path, uri, words):
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
 @given(
   st.sampled_from(['', *(f'{scheme}:' for scheme in sources.SCHEMES if scheme != 'tfds')]),
-  st.lists(st.sampled_from('@ @[ @train[ ] :] : .. % , - 0 12 5.5 train test { } * ? ?label= / ~ \0 \n x'.split(' ')), max_size=10).map(
-    ''.join
-  ),
+  st.lists(
+    st.sampled_from('@ @[ @train[ ] :] : .. % , - 0 12 5.5 train test { } * ? ?label= / ~ \0 \n x'.split(' ')), max_size=10
+  ).map(''.join),
 )
 def test_any_uri_opens_or_is_a_user_error(scheme, rest):
   try:

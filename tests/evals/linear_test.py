@@ -43,6 +43,7 @@ def test_scale_shift_and_constant_channels_do_not_matter(digits):
   x, y, test_x, _ = digits
   assert np.ptp(x[:, 0]) == 0
   plain, moved = linear.fit(x, y, 10, l2=1.0, tolerance=1e-6), linear.fit(x * 1e3 + 5e3, y, 10, l2=1.0, tolerance=1e-6)
+  assert plain.converged and moved.converged
   np.testing.assert_allclose(moved.loss, plain.loss, rtol=1e-4)
   assert (moved.rank(test_x * 1e3 + 5e3) == plain.rank(test_x)).mean() > 0.995
 
@@ -130,9 +131,9 @@ def test_sgd_probe_learns_with_its_schedule(digits):
 
 
 def test_sgd_probe_is_nesterov_with_cosine_decay():
-  """Two steps by hand."""
+  """Three steps by hand: the last loss has seen two rates."""
   x, y = np.float32([[1, 0], [0, 1]]), np.array([0, 1])
-  steps, size, rate = 2, 2, 25.6  # rate * 2 / 256 = 0.2
+  steps, size, rate = 3, 2, 25.6  # rate * 2 / 256 = 0.2
   w, v = np.zeros((2, 2)), np.zeros((2, 2))
   b, vb = np.zeros(2), np.zeros(2)
   losses = []

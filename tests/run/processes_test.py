@@ -19,7 +19,8 @@ def test_two_processes_are_one(tmp_path):
   assert code == 0, output
   port = free_port()
   pair = [
-    start('train', f'--config={TINY}', f'--workdir={tmp_path / "two"}', '--config.num_steps=6', SSLAX_COORDINATOR=f'127.0.0.1:{port}',
+    start('train', f'--config={TINY}', f'--workdir={tmp_path / "two"}', '--config.num_steps=6',
+    SSLAX_COORDINATOR=f'127.0.0.1:{port}',
           SSLAX_NUM_PROCESSES='2', SSLAX_PROCESS_ID=str(i))
     for i in range(2)
   ]  # fmt: skip
