@@ -157,6 +157,10 @@ class Evaluation:
       for key, source in (('train', train), ('test', test)):
         if not source.num_classes:
           raise UserError(f'{self.data[key]} has no labels, and probes need them: name labelled data with --data_{key}=URI')
+      if train.classes and test.classes and train.classes != test.classes:  # numbers would mean other classes
+        raise UserError(
+          f'{self.data["train"]} and {self.data["test"]} have different classes: {_difference(train.classes, test.classes)}'
+        )
       run = loop.prepare_shapes(self.config, len(train))
       self._prepared = run, {'train': train, 'test': test}
     return self._prepared
@@ -227,7 +231,7 @@ class Evaluation:
       k = min(settings.knn_k, len(y))
       return {'top1': float(knn.accuracy(x, y, tx, ty, k=k, temperature=settings.knn_temperature, num_classes=classes)), 'k': k}
     if probe == 'linear':
-      found = linear.probe(x, y, tx, ty, classes)
+      found = linear.probe(x, y, tx, ty, classes, max_iter=100)  # each strength starts from the last one's solution
       return {key: float(found[key]) for key in ('accuracy', 'top5', 'l2') if key in found}
     if probe == 'sgd':
       return {'accuracy': self._sgd(sources, tx, ty, classes, features, step)}
@@ -467,6 +471,11 @@ def _cells(probe: str, values: dict[str, Any] | None) -> list[tuple[str, str]]:
   if probe == 'fewshot':
     return [(f'{n} label{"s" if n != "1" else ""}', f'{row["mean"]:.3f} +- {row["std"]:.3f}') for n, row in values.items()]
   return [(key, f'{value:.3f}') for key, value in values.items()]
+
+
+def _difference(a, b) -> str:
+  only = sorted(set(a) ^ set(b))
+  return f'only one of them has {", ".join(only[:5])}' if only else 'the same names in another order'
 
 
 def _unit(x):

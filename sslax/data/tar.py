@@ -159,9 +159,8 @@ def _scan(path, field):
         if not 0 <= member.size <= size - member.offset_data:
           raise tarfile.ReadError('unexpected end of data')
         record[suffix.lower()] = (member.offset_data, member.size)
-      if (
-        size - archive.offset < tarfile.BLOCKSIZE
-      ):  # tarfile takes half a header, or none, for the end; a whole archive ends in zeros
+      # tarfile takes half a header, or none, for the end of the archive; a whole one ends in blocks of zeros.
+      if size - archive.offset < tarfile.BLOCKSIZE:
         raise tarfile.ReadError('no end-of-archive mark')
     except tarfile.TarError as error:
       if not records:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from etils import epath
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -302,13 +302,15 @@ def test_mistakes(tmp_path, uri, words):
   assert words.format(tmp=tmp_path) in str(error.value)
 
 
+TOKENS = '@ [ ] : .. % , - 0 12 5.5 train test { } * ? ?label= / ~ \0 \n x'.split(' ')
+JUNK = st.lists(st.sampled_from(TOKENS), max_size=8).map(''.join)
+RANGE = st.tuples(JUNK, st.sampled_from(['', '@', '@train']), JUNK, JUNK).map(lambda t: f'{t[0]}{t[1]}[{t[2]}:{t[3]}]')
+
+
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
-@given(
-  st.sampled_from(['', *(f'{scheme}:' for scheme in sources.SCHEMES if scheme != 'tfds')]),
-  st.lists(
-    st.sampled_from('@ @[ @train[ ] :] : .. % , - 0 12 5.5 train test { } * ? ?label= / ~ \0 \n x'.split(' ')), max_size=10
-  ).map(''.join),
-)
+@given(st.sampled_from(['', *(f'{scheme}:' for scheme in sources.SCHEMES if scheme != 'tfds')]), JUNK | RANGE)
+@example('digits:', '@train[x:]')
+@example('', '~\0')
 def test_any_uri_opens_or_is_a_user_error(scheme, rest):
   try:
     open_source(f'{scheme}/no-such-place/{rest}' if scheme not in ('', 'digits:') else scheme + rest)

@@ -69,11 +69,13 @@ class Battery:
     return None
 
   @pytest.fixture(scope='class')
-  def trainer(self, request):
-    return Trainer(request.cls().make())
+  @classmethod
+  def trainer(cls):
+    return Trainer(cls().make())
 
   @pytest.fixture(scope='class')
-  def trained(self, trainer):
+  @classmethod
+  def trained(cls, trainer):
     first = jax.tree.map(np.asarray, trainer.init(trainer.batch))
     state, history = trainer.run(3)
     return first, jax.tree.map(np.asarray, state), history

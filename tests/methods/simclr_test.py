@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from methods.battery import Battery, tiny_batch
+from methods.battery import Battery, Trainer, tiny_batch
 
 from sslax.methods.averaged import Averaged
 from sslax.methods.simclr import SimCLR
@@ -51,9 +51,10 @@ class TestSimCLR(Battery):
       losses.append(-np.log(np.exp(z[i] @ z[i ^ 1] / method.temperature) / sum(others)))
     np.testing.assert_allclose(history[0]['loss'], np.mean(losses), rtol=1e-5)
 
-  def test_learns(self, trainer):
+  def test_learns(self):
     """On one batch the positives become the nearest: the loss falls well below its start at ln(2B - 1)."""
-    _, history = trainer.run(40)
+    gentle = RandomViews(size=16, area=(0.7, 1.0), jitter=(0.2, 0.2, 0.2, 0.05), gray_prob=0.0, blur_prob=0.0)
+    _, history = Trainer(tiny_simclr(augment=gentle, temperature=0.2)).run(60)
     assert abs(history[0]['loss'] - np.log(2 * self.rows - 1)) < 1.0
     assert np.mean([m['loss'] for m in history[-5:]]) < 0.8 * np.mean([m['loss'] for m in history[:5]])
 
