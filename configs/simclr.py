@@ -29,7 +29,7 @@ def digits(config):
   DIGITS_STATUS
   """
   config.data.train, config.data.test, config.data.image_size = 'digits:@train', 'digits:@test', 12
-  config.batch_size, config.num_epochs = 256, 200.0
+  config.batch_size, config.num_epochs = 128, 130.0
   config.method = spec(
     SimCLR,
     encoder=spec(ResNet, depth=18, stem='cifar', stages=(1, 1, 1), base=16),
@@ -58,9 +58,9 @@ def digits(config):
     temperature=0.2,
     microbatches=config.get_ref('microbatches'),
   )
-  config.optim = spec(Optimizer, name='adamw', learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=1e-4)
-  config.checkpoint.every_steps = 100
-  config.online.every_steps = 100
+  config.optim = spec(Optimizer, name='adamw', learning_rate=1.5e-3, scaling='none', warmup='5%', weight_decay=1e-4)
+  config.checkpoint.every_steps = 200
+  config.online.every_steps = 200
   config.eval.knn_k = 20
 
 

@@ -73,6 +73,9 @@ def probe(
 ) -> dict[str, Any]:
   """Linear evaluation of Kornblith et al. 2019 and SimCLR (2020, App. B.8): l2 chosen on held-out data, then refit on all.
 
+  The search walks from the strongest l2 to the weakest, each from the solution before it: below some strength nothing moves by more than
+  the tolerance any more, and the weakest share one solution. The refit starts from zero.
+
   Channels are standardised by the mean and std of train (and val), which is not part of the protocol: it makes one grid of l2 fit
   features of any scale. The features are on the device once. A tie goes to the larger l2.
 

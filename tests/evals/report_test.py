@@ -147,7 +147,7 @@ def test_best_is_bold():
   page = Page(report.html(title='t', summary={}, tables=[table]))
   assert page.text['strong'] == ['0.987', '0.750', '0.500', '94 ± 1.5', '0.987']  # row by row
   named = table._replace(best=('', 'min', 'max', 'min', '', '', '', 'max'))
-  assert report.best_cells(named) == {(0, 1), (2, 2), (0, 3)}
+  assert report.best_cells(named) == {(2, 1), (2, 2), (0, 3)}
   for best in (('max',), ('high',) * 8):
     with pytest.raises(UserError, match="Table 't': best"):
       report.best_cells(table._replace(best=best))
