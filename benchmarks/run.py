@@ -2,8 +2,8 @@
 [--out=FILE.md]
 
 Every figure is the best of several repetitions, as the machine may be shared; ratios compare figures of the same run. The
-photos are
-the two that scikit-learn ships (427 x 640), so that anybody can repeat it. Figures of record stand in benchmarks/RESULTS.md.
+photos are the two that scikit-learn ships (427 x 640), so that anybody can repeat it. Figures of record stand in
+benchmarks/RESULTS.md.
 """
 
 import io

@@ -1,9 +1,8 @@
 """Evaluate the checkpoints of a run: python -m sslax.evaluate --workdir=runs/digits --probes=knn,linear,fewshot
 
-A separate program: it rebuilds the method from the config that the run saved and never writes to the run's checkpoints.
-Results go to
-eval.jsonl (each probe of each step once), a table on the terminal and report.html. Floors (raw pixels, the same encoder at random
-initialisation) stand beside every number.
+A separate program: it rebuilds the method from the config that the run saved and never writes to the run's checkpoints. Results
+go to eval.jsonl (each probe of each step once), a table on the terminal and report.html. Floors (raw pixels, the same encoder
+at random initialisation) stand beside every number.
 """
 
 import pathlib

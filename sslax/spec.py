@@ -4,8 +4,7 @@
     method = build(config.method, 'method')
 
 No registry and no import side effects. Every argument of the target becomes a leaf with its default, so that any of them is a
-flag
-(`--config.method.temperature=0.2`), the saved config is complete, and a misspelt argument fails when the config is read.
+flag (`--config.method.temperature=0.2`), the saved config is complete, and a misspelt argument fails when the config is read.
 """
 
 import importlib

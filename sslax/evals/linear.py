@@ -73,8 +73,8 @@ def probe(
 ) -> dict[str, Any]:
   """Linear evaluation of Kornblith et al. 2019 and SimCLR (2020, App. B.8): l2 chosen on held-out data, then refit on all.
 
-  The search walks from the strongest l2 to the weakest, each from the solution before it: below some strength nothing moves by more than
-  the tolerance any more, and the weakest share one solution. The refit starts from zero.
+  The search walks from the strongest l2 to the weakest, each from the solution before it: below some strength nothing moves by
+  more than the tolerance any more, and the weakest share one solution. The refit starts from zero.
 
   Channels are standardised by the mean and std of train (and val), which is not part of the protocol: it makes one grid of l2 fit
   features of any scale. The features are on the device once. A tie goes to the larger l2.
@@ -113,9 +113,9 @@ def probe(
   mean, std, x, y = _prepare(train_x, train_y)  # one copy of the features for search and refit: weights say which rows count
   every = jnp.float32(y >= 0)
   held = jnp.asarray(features.blocks(np.float32(held), y.shape[1]))
-  # One strength after the other, strongest first, each from the solution of the one before: under vmap all would wait for the longest
-  # line search and pay for both of its branches (10,000 x 512, 10 classes, 12 strengths on a CPU: three times slower), with 12 times
-  # the memory, and the weakest would start from far away.
+  # One strength after the other, strongest first, each from the solution of the one before: under vmap all would wait for the
+  # longest line search and pay for both of its branches (10,000 x 512, 10 classes, 12 strengths on a CPU: three times slower),
+  # with 12 times the memory, and the weakest would start from far away.
   zero = _zeros(x, num_classes)
   val_accuracy, params = [], zero
   for strength in reversed(l2):

@@ -16,8 +16,8 @@ class SimCLR(Method):
   """Two views of each image attract each other and repel all other views of the batch (NT-Xent).
 
   Both views pass through the network together, as in the official code: BatchNorm sees all 2B rows. The loss is the paper's
-  mean over
-  the 2B anchors (the official code returns twice that; with LARS the scale of the loss has no effect on the adapted layers).
+  mean over the 2B anchors (the official code returns twice that; with LARS the scale of the loss has no effect on the adapted
+  layers).
   """
 
   encoder: nn.Module  # [N, H, W, 3] -> {'pooled': [N, D]}

@@ -36,8 +36,8 @@ def apply(
     rng: needed when the module has dropout or drop path and `train`.
     microbatches: n > 1 runs B/n rows at a time under `lax.scan(jax.checkpoint)`. Reverse mode through it is GradCache (Gao et
       al. 2021, https://arxiv.org/abs/2101.06983): the loss still sees all B rows, the activations of B/n are alive at a time.
-      Exact for
-      networks without BatchNorm; with it, each microbatch has its own statistics (ghost BatchNorm) and `stats` moves n times.
+      Exact for networks without BatchNorm; with it, each microbatch has its own statistics (ghost BatchNorm) and `stats` moves
+      n times.
 
   Raises:
     ValueError: B is not a multiple of `microbatches`.
