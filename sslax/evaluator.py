@@ -135,6 +135,7 @@ class Evaluation:
     for features, at, probe in todo:
       if features not in sets:
         sets[features] = self._features(features, at)
+      print(f'{probe} probe of {features} ...', file=sys.stderr, flush=True)
       started = time.time()
       values = self._probe(probe, sets[features], features, at)
       self._write(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -67,7 +68,7 @@ def test_nan_stops_before_it_is_saved(tmp_path):
   stopped = status(tmp_path)
   assert stopped['reason'] == 'diverged'
   saved = sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit())
-  bad = int(output.split('step ')[-2].split(':')[0]) if 'step ' in output else None
+  bad = int(re.search(r'diverged: step (\d+)', output)[1])
   assert saved and max(saved) < bad
 
 
