@@ -221,6 +221,10 @@ def train(
     keep_every=config.checkpoint.keep_every,
     meta={'config': config.to_json(), 'versions': versions()},
   )
+
+  def newest() -> int | None:
+    return (checkpointer.steps() or [None])[-1]
+
   status = Status(workdir, step=0, total_steps=run.total_steps, reason='starting', last_checkpoint=None, bad_records=0)
   writer = batches = bar = None
   try:
@@ -237,24 +241,7 @@ def train(
       configs.save(config, workdir)
     writer = MetricWriter(workdir, start)
     compiled = lowered.compile()  # ahead of time: it cannot compile a second time, whatever it is called with
-    batches = iter(
-      pipeline.train_batches(
-        run.source,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        image_size=config.data.image_size,
-        crops=run.method.crops(),
-        crop_on=config.data.crop_on,
-        start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=config.data.threads,
-        workers=config.data.workers,
-        prefetch=config.data.prefetch,
-        max_pixels=config.data.max_pixels,
-        cache={'on': True, 'off': False, 'auto': 'auto'}[config.data.cache],
-      )
-    )
+    batches = train_batches(run, start)
     suffix = f'.{jax.process_index()}' if jax.process_count() > 1 else ''
     bad = BadRecords(run.source, workdir / f'bad_records{suffix}.jsonl', config.data.max_bad_fraction)
     rows = sharding.batch_sharding(run.mesh)
@@ -268,7 +255,7 @@ def train(
       mininterval=0.5 if sys.stderr.isatty() else 15,
       disable=jax.process_index() != 0,
     )
-    status.update(step=start, reason='running', last_checkpoint=checkpointer.steps()[-1] if checkpointer.steps() else None)
+    status.update(step=start, reason='running', last_checkpoint=newest())
     shown: dict[str, str] = {}
     pending = None  # (step, metrics on device) of the step that was dispatched last
 
@@ -282,9 +269,7 @@ def train(
       values = {key: float(value) for key, value in values.items()}
       if not values.pop('finite'):
         culprits = [key for key, value in values.items() if not np.isfinite(value)] or ['memory']
-        raise Diverged(
-          f'step {step}: {", ".join(culprits)} not finite; last good checkpoint: {(checkpointer.steps() or ["none"])[-1]}'
-        )
+        raise Diverged(f'step {step}: {", ".join(culprits)} not finite; last good checkpoint: {newest()}')
       values['learning_rate'] = float(run.learning_rate(step - 1))
       values['epoch'] = step / run.steps_per_epoch
       if step % config.log.every_steps == 0 or extra or step == run.total_steps:
@@ -297,14 +282,14 @@ def train(
       settle()  # ORDER MATTERS: nothing is saved before its step is known to be finite
       if step not in checkpointer.steps():
         checkpointer.save(step, state, wait=wait)
-      status.update(step=step, last_checkpoint=step, bad_records=bad.count)
+      status.update(step=step, last_checkpoint=newest(), bad_records=bad.count)  # the one being saved counts when it is whole
 
     for step in range(start, run.total_steps):
       if stop.agreed(step):
         if step > start or not restored:
           save(step, wait=True)
         checkpointer.wait()
-        status.update(step=step, reason='interrupted')
+        status.update(step=step, reason='interrupted', last_checkpoint=newest())
         raise Interrupted(f'{stop.signal or "preempted"} at step {step}; saved in {workdir}; the same command goes on')
       batch = next(batches)
       bad.update(batch.pop('wanted'), batch['index'])
@@ -312,6 +297,7 @@ def train(
       # ORDER MATTERS: step n is dispatched, now read n-1: the device never waits for the host.
       settle()
       if step == start:
+        running = time.time()
         status.update(first_step_seconds=round(time.time() - started, 2))
       done = step + 1
       wants_online = (
@@ -325,8 +311,11 @@ def train(
     checkpointer.wait()
     status.update(
       reason='done',
+      last_checkpoint=newest(),
       state_hash=state_hash(state),
-      images_per_second=round(bar.format_dict['rate'] or 0, 1) if bar.format_dict.get('rate') else None,
+      images_per_second=round((run.total_steps - start) * config.batch_size / (time.time() - running), 1)
+      if start < run.total_steps
+      else 0,
     )
     return state
   except Diverged:
@@ -341,22 +330,39 @@ def train(
   finally:
     if bar is not None:
       bar.close()
-    if hasattr(batches, 'close'):
+    if batches is not None:
       batches.close()
     if writer is not None:
       writer.close()
     checkpointer.close()
 
 
+def train_batches(run: Run, start_step: int) -> pipeline.Batches:
+  """This process's part of the batches from `start_step` on."""
+  data = run.config.data
+  return pipeline.train_batches(
+    run.source,
+    batch_size=run.config.batch_size,
+    seed=run.config.seed,
+    image_size=data.image_size,
+    crops=run.method.crops(),
+    crop_on=data.crop_on,
+    start_step=start_step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    threads=data.threads,
+    workers=data.workers,
+    prefetch=data.prefetch,
+    max_pixels=data.max_pixels,
+    cache={'on': True, 'off': False, 'auto': 'auto'}[data.cache],
+  )
+
+
 def _zeros(abstract_batch):
   return {
-    key: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding) if jax.process_count() == 1 else _global_zeros(a)
+    key: jax.make_array_from_callback(a.shape, a.sharding, lambda place, a=a: np.zeros(a.shape, a.dtype)[place])
     for key, a in abstract_batch.items()
   }
-
-
-def _global_zeros(a):
-  return jax.make_array_from_callback(a.shape, a.sharding, lambda place: np.zeros(a.shape, a.dtype)[place])
 
 
 def _describe(sizes) -> str:
