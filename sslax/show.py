@@ -43,4 +43,5 @@ def main() -> None:
 
 if __name__ == '__main__':
   cli.define_config()
+  flags.declare_key_flag('config')  # so that --help shows it
   cli.run(main)

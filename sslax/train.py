@@ -64,4 +64,5 @@ def _workdir(value: str | None, *, dry_run: bool) -> pathlib.Path:
 
 if __name__ == '__main__':
   cli.define_config()
+  flags.declare_key_flag('config')  # so that --help shows it
   cli.run(main)
