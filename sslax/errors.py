@@ -7,7 +7,7 @@ DONE = 0
 USER_ERROR = 2  # flags, config, data, permissions: a restart would end the same way
 DIVERGED = 3  # NaN or Inf: a restart would end the same way
 INTERRUPTED = 42  # state saved: restart and it goes on
-STALLED = 170  # no progress, or a peer was lost: restart
+STALLED = 170  # reserved: no progress, or a peer was lost: restart
 
 
 class UserError(Exception):

@@ -18,7 +18,6 @@ def online_knn(run) -> Callable[..., dict[str, float]]:
   uses all images.
   """
   config = run.config
-  test = open_source(config.data.test) if config.data.test else run.source
   size = max(1, config.eval.batch_size // run.mesh.size) * run.mesh.size
 
   def some(source, most):
@@ -28,7 +27,7 @@ def online_knn(run) -> Callable[..., dict[str, float]]:
     )  # fmt: skip
     return list(itertools.islice(batches, -(-most // size)))
 
-  kept = {'train': some(run.source, config.online.max_train), 'test': some(test, config.online.max_test)}
+  kept = {'train': some(run.source, config.online.max_train), 'test': some(open_source(config.data.test), config.online.max_test)}
 
   def accuracy(state) -> dict[str, float]:
     train, test = (extract(run.method, state.params, state.memory, kept[key], mesh=run.mesh) for key in ('train', 'test'))

@@ -257,6 +257,7 @@ def train(
     )
     status.update(step=start, reason='running', last_checkpoint=newest())
     shown: dict[str, str] = {}
+    running = time.time()
     pending = None  # (step, metrics on device) of the step that was dispatched last
 
     def settle():
@@ -274,6 +275,7 @@ def train(
       values['epoch'] = step / run.steps_per_epoch
       if step % config.log.every_steps == 0 or extra or step == run.total_steps:
         writer.write(step, {**values, **extra})
+        writer.timing(step, {'images_per_second': config.batch_size * (step - start) / (time.time() - running)})
       shown.update(loss=f'{values["loss"]:.4f}', **{k: f'{v:.3f}' for k, v in extra.items()})
       bar.set_postfix(shown, refresh=False)
       bar.update(config.batch_size)
@@ -297,7 +299,6 @@ def train(
       # ORDER MATTERS: step n is dispatched, now read n-1: the device never waits for the host.
       settle()
       if step == start:
-        running = time.time()
         status.update(first_step_seconds=round(time.time() - started, 2))
       done = step + 1
       wants_online = (
@@ -313,9 +314,7 @@ def train(
       reason='done',
       last_checkpoint=newest(),
       state_hash=state_hash(state),
-      images_per_second=round((run.total_steps - start) * config.batch_size / (time.time() - running), 1)
-      if start < run.total_steps
-      else 0,
+      images_per_second=round((run.total_steps - start) * config.batch_size / (time.time() - running), 1),
     )
     return state
   except Diverged:

@@ -119,6 +119,15 @@ def test_bad_folders(tmp_path):
     assert code == 2 and word in output and 'Traceback' not in output, output
 
 
+def test_no_online_knn_without_a_test_set(tmp_path):
+  """Each training image would find itself: no figure rather than a false one."""
+  args = ('--config.num_steps=8', '--config.online.every_steps=4')
+  code, output = train(tmp_path / 'without', *args, '--config.data.test=')
+  assert code == 0 and 'no online kNN' in output and not any('knn' in line for line in lines(tmp_path / 'without')), output
+  code, output = train(tmp_path / 'with', *args)
+  assert code == 0 and [line['step'] for line in lines(tmp_path / 'with') if 'knn' in line] == [4, 8], output
+
+
 def test_workdir_of_another_config_is_refused_with_a_diff(whole):
   code, output = train(whole[0], '--config.method.temperature=0.3')
   assert code == 2 and '- method.temperature = 0.1' in output and '+ method.temperature = 0.3' in output, output
