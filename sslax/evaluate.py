@@ -12,7 +12,9 @@ from absl import flags
 from sslax.run import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
-PROBES = flags.DEFINE_list('probes', ['knn', 'linear'], 'Any of knn, linear, sgd, fewshot, collapse.')
+PROBES = flags.DEFINE_list(
+  'probes', ['knn', 'linear'], "Any of knn, linear, sgd, fewshot, collapse, classifier (the method's own)."
+)
 STEP = flags.DEFINE_string('step', 'latest', 'latest, all, or the number of a step.')
 WATCH = flags.DEFINE_bool('watch', False, 'Follow a running training: evaluate each new checkpoint until the run is done.')
 POLL_SECONDS = flags.DEFINE_float('poll_seconds', 5, 'With --watch: how often to look for a new checkpoint.')

@@ -19,7 +19,7 @@ from sslax.data import pipeline
 from sslax.data.sources import open_source
 from sslax.errors import UserError
 from sslax.evals import collapse, fewshot, floors, knn, linear, pictures, pretext, report
-from sslax.evals.features import cached, extract
+from sslax.evals.features import cached, checked, extract
 from sslax.ops.views import RandomViews
 from sslax.run import config as configs
 from sslax.run import loop, sharding
@@ -27,7 +27,7 @@ from sslax.run.checkpoint import Reader, Vanished
 from sslax.run.faults import read_status
 from sslax.step import init_state
 
-PROBES = ('knn', 'linear', 'sgd', 'fewshot', 'collapse')
+PROBES = ('knn', 'linear', 'sgd', 'fewshot', 'collapse', 'classifier')
 SHOTS = (1, 5, 10)
 PIXELS, RANDOM = 'raw pixels', 'random encoder'
 
@@ -128,16 +128,18 @@ class Evaluation:
     self.shown_step = step
     todo = [('trained', step)] + ([(PIXELS, 0), (RANDOM, 0)] if self.wants_floors else [])
     todo = [(features, at, probe) for features, at in todo for probe in self.probes if self._find(features, at, probe) is None]
-    todo = [(f, s, p) for f, s, p in todo if not (p == 'sgd' and f == PIXELS)]
+    todo = [(f, s, p) for f, s, p in todo if not (p == 'sgd' and f == PIXELS or p == 'classifier' and f != 'trained')]
     if not todo:
       return
+    if 'classifier' in self.probes:
+      self._check_classifier()  # before the other probes take their time
     sets: dict[str, Sets] = {}
     for features, at, probe in todo:
-      if features not in sets:
+      if features not in sets and probe != 'classifier':
         sets[features] = self._features(features, at)
       print(f'{probe} probe of {features} ...', file=sys.stderr, flush=True)
       started = time.time()
-      values = self._probe(probe, sets[features], features, at)
+      values = self._classifier(at) if probe == 'classifier' else self._probe(probe, sets[features], features, at)
       self._write(
         {
           'step': at,
@@ -250,8 +252,7 @@ class Evaluation:
     """[M, 2, D] features of two random views of M test images: the method's own augmentation, or crops and flips."""
     method, state = self._prepare()[0].method, self._state(features, step)
     plain = RandomViews(size=self.config.data.image_size, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
-    # `features` normalises: these views stay in [0, 1].
-    augment = dataclasses.replace(getattr(method, 'augment', plain), count=2, mean=(0.0,) * 3, std=(1.0,) * 3)
+    augment = getattr(method, 'augment', plain).pair()
 
     @jax.jit
     def of(rng, image):
@@ -264,6 +265,27 @@ class Evaluation:
       parts.append(np.asarray(of(jax.random.key(i), batch['image']))[batch['mask']])
     return np.concatenate(parts)
 
+  def _check_classifier(self) -> None:
+    run, sources = self._prepare()
+    side, state = self.config.data.image_size, run.abstract_state
+    image = jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
+    out = jax.eval_shape(run.method.features, state.params, state.memory, {'image': image})
+    name, classes = type(run.method).__name__, sources['test'].num_classes
+    if 'logits' not in out:
+      raise UserError(f'--probes=classifier is for methods with a classifier of their own, and {name} has none: take linear')
+    if out['logits'].shape[1] < classes:
+      raise UserError(f'{name} tells {out["logits"].shape[1]} classes apart, and {self.data["test"]} has {classes}')
+
+  def _classifier(self, step: int) -> dict[str, float]:
+    """How often the label of a test image is the largest (is among the five largest) of the method's own logits."""
+    run, sources = self._prepare()
+    state, batches = self._state('trained', step), self._batches(sources['test'])
+    total = -(-len(sources['test']) // self._batch_size())
+    found = extract(run.method, state.params, state.memory, batches, mesh=run.mesh, key='logits', progress=True, total=total)
+    logits, label = checked(*(found[key][found['label'] >= 0] for key in ('logits', 'label')), name='logits')
+    hits = np.argsort(-logits, axis=1, kind='stable')[:, :5] == label[:, None]
+    return {'top1': float(hits[:, 0].mean()), **({'top5': float(hits.any(1).mean())} if logits.shape[1] > 5 else {})}
+
   def _sgd(self, sources, tx, ty, classes, features, step) -> float:
     """The SGD probe on random-resized crops and flips, 30 epochs."""
     run, data = self._prepare()[0], self.config.data
@@ -271,7 +293,7 @@ class Evaluation:
     crop = RandomViews(count=1, size=data.image_size, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
     on_host = data.crop_on == 'host'
     batches = pipeline.train_batches(
-      sources['train'], batch_size=size, seed=0, image_size=data.image_size, crops=(crop.crop(),), crop_on=data.crop_on,
+      sources['train'], batch_size=size, seed=0, image_size=data.image_size, crops=crop.crops(), crop_on=data.crop_on,
       threads=data.threads, max_pixels=data.max_pixels,
     )  # fmt: skip
 
@@ -467,6 +489,8 @@ def _cells(probe: str, values: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [('kNN, all labels', f'{values["top1"]:.3f}')]
   if probe == 'linear':
     return [('linear, all labels', f'{values["accuracy"]:.3f}')]
+  if probe == 'classifier':
+    return [(f'classifier, {key}', f'{value:.3f}') for key, value in values.items()]
   if probe == 'sgd':
     return [('linear (SGD)', f'{values["accuracy"]:.3f}')]
   if probe == 'fewshot':

@@ -1,5 +1,6 @@
 """TrainState and the one training step. Every method, on every number of chips, runs this function."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from sslax.method import Method
+from sslax.ops.schedules import Ramp
 from sslax.ops.tree import l2_norm
 
 PyTree = Any
@@ -19,6 +21,15 @@ class TrainState(NamedTuple):
   params: PyTree  # what gradient descent trains
   memory: PyTree  # what it does not
   opt_state: PyTree
+
+
+def timed(method: Method, *, steps_per_epoch: float, batch_size: int, total_steps: int) -> Method:
+  """The method with every `Ramp` among its fields, and among those of methods that it wraps, knowing its length in steps."""
+  units = dict(steps_per_epoch=steps_per_epoch, batch_size=batch_size, total_steps=total_steps)
+  fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+  changes = {name: value.resolve(**units) for name, value in fields.items() if isinstance(value, Ramp)}
+  changes |= {name: timed(value, **units) for name, value in fields.items() if isinstance(value, Method)}
+  return dataclasses.replace(method, **changes) if changes else method
 
 
 def init_state(method: Method, tx: optax.GradientTransformation, seed: int, batch: dict[str, jax.Array]) -> TrainState:

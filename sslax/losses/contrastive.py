@@ -1,9 +1,12 @@
-"""Contrastive losses over a batch of paired views: every other row of the batch is a negative."""
+"""Contrastive losses: a softmax over similarities picks the positive out of the batch, a queue, or the rows of other classes."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
+
+from sslax.errors import UserError
+from sslax.ops.unit import inner, unit
 
 
 def nt_xent(z1: jax.Array, z2: jax.Array, temperature: float | jax.Array) -> jax.Array:
@@ -44,19 +47,97 @@ def contrastive_accuracy(z1: jax.Array, z2: jax.Array) -> jax.Array:
   return jnp.mean(jnp.argmax(logits, axis=1) == positive, dtype=jnp.float32)
 
 
+def info_nce(q: jax.Array, k: jax.Array, temperature: float | jax.Array) -> jax.Array:
+  """InfoNCE, one direction: cross-entropy of picking row i of `k` out of all its rows for row i of `q`, mean over the batch.
+
+  van den Oord et al. 2018, https://arxiv.org/abs/1807.03748, eq. 4, on cosines. Chen et al. 2021 (MoCo v3,
+  https://arxiv.org/abs/2104.02057, alg. 1) take 2 x temperature x the sum of both directions. Rows are l2-normalised here. No
+  gradient is cut: the caller decides whether the keys have one.
+
+  Args:
+    q: [B, D] queries, any scale.
+    k: [B, D] keys; row i is the positive of row i of `q`, the other rows are its negatives.
+    temperature: divides the cosine similarities, > 0.
+
+  Returns:
+    [] float32; log(B) when all rows are equal, 0 for a batch of one.
+  """
+  chex.assert_rank([q, k], 2)
+  chex.assert_equal_shape([q, k])
+  logits = inner(unit(q), unit(k)) / temperature
+  return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(q.shape[0])).mean()
+
+
+def info_nce_queue(q: jax.Array, k: jax.Array, queue: jax.Array, temperature: float | jax.Array) -> jax.Array:
+  """InfoNCE against a queue: -log exp(q.k / T) / (exp(q.k / T) + sum over the queue of exp(q.n / T)), mean over the batch.
+
+  He et al. 2020 (MoCo), https://arxiv.org/abs/1911.05722, eq. 1. The other rows of the batch are no negatives. `q` and `k` are
+  l2-normalised here; the queue's rows are unit already, as they were when they entered it. No gradient is cut.
+
+  Args:
+    q: [B, D] queries, any scale.
+    k: [B, D] keys; row i is the positive of row i of `q`.
+    queue: [K, D] unit rows, the negatives of every query (one per row; the official code keeps them in columns).
+    temperature: divides the cosine similarities, > 0; 0.07 in MoCo v1, 0.2 in v2.
+
+  Returns:
+    [] float32; log(1 + K) when all rows are equal.
+  """
+  chex.assert_rank([q, k, queue], 2)
+  chex.assert_equal_shape([q, k])
+  chex.assert_axis_dimension(queue, 1, q.shape[1])
+  q, k = unit(q), unit(k)
+  positive = jnp.sum(q * k, axis=1) / temperature
+  negatives = inner(q, queue.astype(jnp.float32)) / temperature
+  # Equation 1 without joining [B, 1] to [B, K]: log(1 + exp(lse(negatives) - positive)).
+  return jax.nn.softplus(jax.nn.logsumexp(negatives, axis=1) - positive).mean()
+
+
+def supcon(z: jax.Array, label: jax.Array, temperature: float | jax.Array, variant: str = 'out') -> jax.Array:
+  """Supervised contrastive loss: all other rows of an anchor's class are its positives, mean over the N anchors.
+
+  Khosla et al. 2020, https://arxiv.org/abs/2004.11362. With p_ij the softmax over j != i of z_i.z_j / T and P(i) the positives:
+  'out' (eq. 2) is -mean over P(i) of log p_ij; 'in' (eq. 3) is -log of the mean over P(i) of p_ij, never larger (Jensen). The
+  paper sums over the anchors; this is their mean, as in the official code (HobbitLong/SupContrast, losses.py), but without its
+  factor temperature / base_temperature: multiply by T / 0.07 for its value. Anchors without positives count as 0, there too. Rows
+  are l2-normalised here.
+
+  Args:
+    z: [N, D] embeddings of all views of all images, any scale and order: the labels alone say what is positive.
+    label: [N] integer classes; two views of an image have the same.
+    temperature: divides the cosine similarities, > 0; 0.1 in the paper.
+    variant: 'out' or 'in'.
+
+  Returns:
+    [] float32; log(N - 1) when all rows are equal (and every anchor has a positive).
+
+  Raises:
+    UserError: another variant.
+  """
+  chex.assert_rank([z, label], [2, 1])
+  chex.assert_equal_shape_prefix([z, label], 1)
+  if variant not in ('out', 'in'):
+    raise UserError(f"supcon: variant {variant!r} is unknown. Known: 'in', 'out'.")
+  z = unit(z)
+  row = jnp.arange(z.shape[0])
+  other = row[:, None] != row[None, :]
+  positive = other & (label[:, None] == label[None, :])
+  count = positive.sum(axis=1)
+  logits = inner(z, z) / temperature
+  # -1e30 and not -inf: a row without any entry (no positive; a batch of one) keeps finite gradients, which are then times 0.
+  log_all = jax.nn.logsumexp(jnp.where(other, logits, -1e30), axis=1)
+  if variant == 'out':
+    log_positive = jnp.where(positive, logits, 0).sum(axis=1) / jnp.maximum(count, 1)
+  else:
+    log_positive = jax.nn.logsumexp(jnp.where(positive, logits, -1e30), axis=1) - jnp.log(jnp.maximum(count, 1))
+  return jnp.where(count > 0, log_all - log_positive, 0).mean()
+
+
 def _logits(z1, z2, temperature):
   """([2B, 2B] cosine similarities / temperature with -inf on the diagonal, [2B] column of each row's positive)."""
   chex.assert_equal_shape([z1, z2])
   # Interleaved, row 2i + v: stacking behind the sharded axis leaves every row on its device; concatenating along it would not.
-  z = jnp.stack([_unit(z1), _unit(z2)], axis=1).reshape(-1, z1.shape[1])
+  z = jnp.stack([unit(z1), unit(z2)], axis=1).reshape(-1, z1.shape[1])
   row = jnp.arange(z.shape[0])
-  # HIGHEST: by default a TPU multiplies float32 in bfloat16 passes and a GPU in TF32; temperature 0.01 makes it 100 times worse.
-  similarity = jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
   # ORDER MATTERS: masked before the division, the gradient of a learnt temperature would be 0 * inf.
-  return jnp.where(row[:, None] == row[None, :], -jnp.inf, similarity / temperature), row ^ 1
-
-
-def _unit(z):
-  """Rows of length 1; 0 stays 0 with a finite gradient (the 1e-12 under the root is tf.math.l2_normalize's)."""
-  z = z.astype(jnp.float32)
-  return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z * z, axis=-1, keepdims=True), 1e-12))
+  return jnp.where(row[:, None] == row[None, :], -jnp.inf, inner(z, z) / temperature), row ^ 1

@@ -3,11 +3,11 @@
 import dataclasses
 
 import flax.linen as nn
-import jax
 
 from sslax.losses.contrastive import contrastive_accuracy, nt_xent
+from sslax.losses.spread import embedding_std
 from sslax.method import Crop, Method, Output
-from sslax.models import net
+from sslax.models import branch
 from sslax.ops.views import RandomViews
 
 
@@ -33,36 +33,29 @@ class SimCLR(Method):
       raise ValueError(f'NT-Xent compares two views: augment.count must be 2, not {self.augment.count}')
 
   def crops(self) -> tuple[Crop, ...]:
-    return (self.augment.crop(),)
+    return self.augment.crops()
 
   def views(self, rng, batch):
     """[B, 2, S, S, 3]"""
     return self.augment(rng, batch)
 
+  @property
+  def modules(self):
+    return {'encoder': self.encoder, 'head': self.head}
+
   def init(self, rng, views):
-    encoder_rng, head_rng = jax.random.split(rng)
-    encoder, encoder_stats = net.init(self.encoder, encoder_rng, _rows(views))
-    pooled, _ = net.apply(self.encoder, encoder, encoder_stats, _rows(views), train=False)
-    head, head_stats = net.init(self.head, head_rng, pooled['pooled'])
-    return {'encoder': encoder, 'head': head}, {'encoder_stats': encoder_stats, 'head_stats': head_stats}
+    params, stats = branch.init(self.modules, rng, branch.rows(views))
+    return params, {'stats': stats}
 
   def loss(self, params, memory, views, rng, step):
     del step
-    h, encoder_stats = net.apply(
-      self.encoder, params['encoder'], memory['encoder_stats'], _rows(views), train=True, rng=rng, microbatches=self.microbatches
+    out, stats = branch.apply(
+      self.modules, params, memory['stats'], branch.rows(views), train=True, rng=rng, microbatches=self.microbatches
     )
-    z, head_stats = net.apply(self.head, params['head'], memory['head_stats'], h['pooled'], train=True)
-    z = z.reshape(len(views), 2, -1)
-    loss = nt_xent(z[:, 0], z[:, 1], self.temperature)
-    metrics = {'contrastive_accuracy': contrastive_accuracy(z[:, 0], z[:, 1])}
-    return loss, Output({'encoder_stats': encoder_stats, 'head_stats': head_stats}, metrics)
+    z = out['head'].reshape(len(views), 2, -1)
+    z1, z2 = z[:, 0], z[:, 1]
+    metrics = {'contrastive_accuracy': contrastive_accuracy(z1, z2), 'embedding_std': embedding_std(z1)}
+    return nt_xent(z1, z2, self.temperature), Output({'stats': stats}, metrics)
 
   def features(self, params, memory, batch):
-    image = self.augment.normalize(batch['image'])
-    out, _ = net.apply(self.encoder, params['encoder'], memory['encoder_stats'], image, train=False)
-    return out
-
-
-def _rows(views):
-  """[B, V, H, W, C] -> [B*V, H, W, C], interleaved: no row leaves its chip, and the positive of row i is i ^ 1."""
-  return views.reshape(-1, *views.shape[2:])
+    return branch.features(self.modules, params, memory['stats'], self.augment.normalize(batch['image']))

@@ -15,9 +15,12 @@ FINAL_NORMS = {'bn': (True, True), 'bn_no_bias': (True, False), 'bn_no_affine': 
 class MLP(nn.Module):
   """Dense layers with norm and activation between: [..., D] -> [..., features[-1]] float32.
 
-  Each layer but the last is Dense -> norm -> activation; the last is Dense -> final_norm. The heads of the papers:
+  Each layer but the last is Dense -> norm -> activation; the last is Dense -> final_norm, then the activation too where
+  `final_activation` says so. The heads of the papers:
 
     SimCLR code      MLP((2048, 2048, 128), bias=False, final_bias=False, final_norm='bn_no_bias', kernel_init='normal_0.01')
+    SimCLR v2 code   MLP((2048, 2048, 128), ...), and for fine-tuning its first layer alone, whose names are the same:
+                     MLP((2048,), final_bias=False, final_norm='bn', final_activation=True)
     MoCo v1, v2      MLP((128,)), MLP((2048, 128), norm='none')
     MoCo v3 (ViT)    projector MLP((4096, 4096, 256), bias=False, final_bias=False, final_norm='bn_no_affine')
     BYOL             MLP((4096, 256), final_bias=False, kernel_init='lecun')
@@ -32,6 +35,7 @@ class MLP(nn.Module):
     activation: 'relu' or 'gelu' (exact), after every layer but the last.
     bias, final_bias: a bias in the layers but the last, in the last.
     final_norm: 'none', 'bn', 'bn_no_bias' (gamma only) or 'bn_no_affine'.
+    final_activation: the activation also after the last layer.
     kernel_init: see `initializers`.
     dtype: of the computation, 'float32' or 'bfloat16'.
   """
@@ -42,6 +46,7 @@ class MLP(nn.Module):
   bias: bool = True
   final_bias: bool = True
   final_norm: str = 'none'
+  final_activation: bool = False
   kernel_init: str = 'torch'
   dtype: str = 'float32'
 
@@ -75,21 +80,32 @@ class MLP(nn.Module):
           x = BatchNorm(dtype=self.dtype, name=f'norm{i}')(x, train)
         elif self.norm == 'ln':
           x = nn.LayerNorm(1e-5, dtype=self.dtype, use_fast_variance=False, name=f'norm{i}')(x)
+      if not last or self.final_activation:
         x = jax.nn.relu(x) if self.activation == 'relu' else jax.nn.gelu(x, approximate=False)
     return x.astype(jnp.float32)
+
+
+class Identity(nn.Module):
+  """Hands on what it gets and has no parameters: the neck of a network that has none."""
+
+  def __call__(self, x, train: bool):
+    del train
+    return x
 
 
 def initializers(name: str, fan_in: int):
   """(kernel, bias) initializers of a dense layer with `fan_in` inputs.
 
   'torch' = both uniform in +-1/sqrt(fan_in), nn.Linear's default; 'lecun' (truncated at 2 sigma, Haiku's default), 'xavier'
-  (uniform), 'normal_S' and 'trunc_normal_S' = standard deviation S, the latter cut at +-2 in absolute terms, as timm does it
-  (no cut in practice): biases 0.
+  (uniform), 'zeros', 'normal_S' and 'trunc_normal_S' = standard deviation S, the latter cut at +-2 in absolute terms, as timm
+  does it (no cut in practice): biases 0.
 
   Raises:
     ValueError: no such name.
   """
   zeros = nn.initializers.zeros
+  if name == 'zeros':
+    return zeros, zeros
   if name == 'torch':
     uniform = symmetric_uniform(1 / math.sqrt(fan_in))
     return uniform, uniform
@@ -99,7 +115,7 @@ def initializers(name: str, fan_in: int):
     return nn.initializers.xavier_uniform(), zeros
   match = re.fullmatch(r'(normal|trunc_normal)_?(\d*\.?\d+(?:e-?\d+)?)', name)
   if not match or float(match[2]) == 0:
-    raise ValueError(f'kernel_init={name!r} is none of torch, lecun, xavier, normal_S, trunc_normal_S (S = 0.01, ...)')
+    raise ValueError(f'kernel_init={name!r} is none of torch, lecun, xavier, zeros, normal_S, trunc_normal_S (S = 0.01, ...)')
   std = float(match[2])
   if match[1] == 'normal':
     return nn.initializers.normal(std), zeros

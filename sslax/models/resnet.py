@@ -1,4 +1,6 @@
-"""Residual networks (He et al. 2016) as torchvision builds them (v1.5), with SimCLR's options: width, CIFAR stem, projections."""
+"""Residual networks (He et al. 2016) as torchvision builds them (v1.5), with SimCLR's options: width, CIFAR stem, projections,
+selective kernels.
+"""
 
 import flax.linen as nn
 import jax
@@ -18,6 +20,7 @@ class Block(nn.Module):
   project: bool  # a projection shortcut even where the shape stays
   norm: dict  # arguments of BatchNorm
   zero_init: bool
+  sk_ratio: float = 0.0
 
   @nn.compact
   def __call__(self, x, train: bool):
@@ -27,13 +30,43 @@ class Block(nn.Module):
     y = x
     for i, (filters, kernel, stride) in enumerate(layers, 1):
       last = i == len(layers)
+      if kernel == 3 and self.sk_ratio:
+        y = SelectiveKernel(filters, stride, self.sk_ratio, self.norm, name='sk')(y, train)
+        continue
       y = conv(filters, kernel, stride, dtype, f'conv{i}')(y)
       y = BatchNorm(**self.norm, scale_init=0.0 if last and self.zero_init else 1.0, name=f'bn{i}')(y, train)
       y = y if last else jax.nn.relu(y)
     if self.project or x.shape != y.shape:
+      x, s = (_average(x, s), 1) if self.sk_ratio else (x, s)
       x = conv(layers[-1][0], 1, s, dtype, 'downsample_conv')(x)
       x = BatchNorm(**self.norm, name='downsample_bn')(x, train)
     return jax.nn.relu(x + y)
+
+
+class SelectiveKernel(nn.Module):
+  """Two 3x3 convolutions, mixed channel by channel with weights that depend on the image: [B, H, W, C] -> [B, h, w, filters].
+
+  Li et al. 2019, https://arxiv.org/abs/1903.06586, as SimCLR v2's official code has it (sk_conv2d in resnet.py): both kernels are
+  3x3 (the paper's second one is dilated), and the mixing has no biases.
+  """
+
+  filters: int
+  stride: int
+  ratio: float  # the bottleneck of the mixing has max(ratio * filters, 32) channels
+  norm: dict  # arguments of BatchNorm
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    f, dtype = self.filters, self.norm['dtype']
+    y = conv(2 * f, 3, self.stride, dtype, 'conv')(x)  # both convolutions in one
+    y = jax.nn.relu(BatchNorm(**self.norm, name='bn')(y, train))
+    y = y.reshape(*y.shape[:-1], 2, f)
+    m = y.sum(-2).mean((1, 2), keepdims=True)
+    m = conv(max(int(f * self.ratio), 32), 1, 1, dtype, 'squeeze_conv')(m)
+    m = jax.nn.relu(BatchNorm(**self.norm, name='squeeze_bn')(m, train))
+    m = conv(2 * f, 1, 1, dtype, 'expand_conv')(m)
+    m = jax.nn.softmax(m.reshape(*m.shape[:-1], 2, f).astype(jnp.float32), axis=-2).astype(dtype)
+    return (y * m).sum(-2)
 
 
 class ResNet(nn.Module):
@@ -48,6 +81,9 @@ class ResNet(nn.Module):
     stem: 'imagenet' (7x7 stride 2, max pool) or 'cifar' (3x3 stride 1, no pool), for images of about 32 pixels.
     projection: where a shortcut has a 1x1 convolution: 'shape' = where the shape changes (torchvision); 'group' = in the first
       block of every stage (SimCLR's official code; differs in stage 1 of ResNet-18 and -34).
+    sk_ratio: > 0 replaces the 3x3 convolutions by `SelectiveKernel` units (SimCLR v2: 0.0625), the 7x7 of the stem by three 3x3
+      and the stride of the projections by average pooling (ResNet-D, He et al. 2019), as SimCLR's official code does; bottlenecks
+      only.
     zero_init_residual: the last gamma of each block starts at 0 (Goyal et al. 2017); BYOL did without.
     relu_after_stem: False drops the ReLU between stem and first block, as lightly's CIFAR benchmarks do.
     norm_groups, norm_strided: groups of rows in batch normalisation, see BatchNorm.
@@ -61,6 +97,7 @@ class ResNet(nn.Module):
   width: float = 1.0
   stem: str = 'imagenet'
   projection: str = 'shape'
+  sk_ratio: float = 0.0
   zero_init_residual: bool = True
   relu_after_stem: bool = True
   norm_groups: int = 1
@@ -78,6 +115,8 @@ class ResNet(nn.Module):
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
     if self.width <= 0 or self.base < 1 or any(n < 1 for n in self.stages):
       raise ValueError(f'width={self.width}, base={self.base}, stages={self.stages} must be positive')
+    if self.sk_ratio < 0 or self.sk_ratio and not self.bottleneck:
+      raise ValueError(f"sk_ratio={self.sk_ratio} must be 0, or positive and in bottlenecks (depth >= 50 or block='bottleneck')")
     super().__post_init__()
 
   @property
@@ -98,7 +137,13 @@ class ResNet(nn.Module):
   def __call__(self, x, train: bool):
     norm = {'groups': self.norm_groups, 'strided': self.norm_strided, 'dtype': self.dtype}
     x = x.astype(self.dtype)
-    x = conv(self.filters, *((7, 2) if self.stem == 'imagenet' else (3, 1)), self.dtype, 'conv1')(x)
+    kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
+    if self.stem == 'imagenet' and self.sk_ratio:
+      for i in range(2):
+        x = conv(max(1, self.filters // 2), 3, 2 - i, self.dtype, f'stem_conv{i}')(x)
+        x = jax.nn.relu(BatchNorm(**norm, name=f'stem_bn{i}')(x, train))
+      kernel, stride = 3, 1
+    x = conv(self.filters, kernel, stride, self.dtype, 'conv1')(x)
     x = BatchNorm(**norm, name='bn1')(x, train)
     x = jax.nn.relu(x) if self.relu_after_stem else x
     if self.stem == 'imagenet':
@@ -112,6 +157,7 @@ class ResNet(nn.Module):
           project=self.projection == 'group' and b == 0,
           norm=norm,
           zero_init=self.zero_init_residual,
+          sk_ratio=self.sk_ratio,
           name=f'layer{s + 1}_{b}',
         )(x, train)
     x = x.astype(jnp.float32)
@@ -124,3 +170,10 @@ def conv(filters: int, kernel: int, stride: int, dtype: str, name: str) -> nn.Co
   init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
   k, s = (kernel, kernel), (stride, stride)
   return nn.Conv(filters, k, s, (pad, pad), use_bias=False, dtype=dtype, kernel_init=init, name=name)
+
+
+def _average(x, stride: int):
+  """2x2 averages as in SimCLR's code: stride 1 leaves out what lies outside the image, stride 2 counts an odd edge's as 0."""
+  if stride == 1:
+    return nn.avg_pool(x, (2, 2), (1, 1), ((0, 1), (0, 1)), count_include_pad=False)
+  return nn.avg_pool(x, (2, 2), (stride, stride), ((0, 1), (0, 1)))

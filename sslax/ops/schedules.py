@@ -1,5 +1,6 @@
 """Schedules: functions of the step (an int, or traced) for learning rates, weight decay and EMA momentum; and durations."""
 
+import dataclasses
 import math
 import numbers
 import re
@@ -65,6 +66,50 @@ def multistep(base: float, boundaries: tuple[int, ...], factor: float = 0.1) -> 
   """base * factor^(number of boundaries <= step), as torch's MultiStepLR."""
   # optax's keeps boundaries as keys of a dict, so that two at the same step would count once.
   return lambda step: base * jnp.power(factor, jnp.sum(step >= jnp.array(boundaries)))
+
+
+SHAPES = ('cosine', 'linear', 'step')
+
+
+@dataclasses.dataclass(frozen=True)
+class Ramp:
+  """A hyper-parameter of a method that changes over the run, as a config writes it: momentum=spec(Ramp, start=0.996, end=1.0).
+
+  Attributes:
+    start: value at step 0.
+    end: value from the end of `duration` on.
+    shape: 'cosine', 'linear', or 'step': `start` until then.
+    duration: see `duration`: '100%' of the run, '30 epochs', '313 steps'.
+    steps: what `duration` is in steps. The run's loop sets it; without one, give it instead of `duration`.
+  """
+
+  start: float
+  end: float
+  shape: str = 'cosine'
+  duration: str = '100%'
+  steps: int = -1
+
+  def __post_init__(self):
+    if self.shape not in SHAPES:
+      raise ValueError(f'shape={self.shape!r} is none of {", ".join(SHAPES)}')
+
+  def resolve(self, **units) -> 'Ramp':
+    """With `steps` set; `units` as in `duration`."""
+    return dataclasses.replace(self, steps=duration(self.duration, **units)) if self.steps < 0 else self
+
+  def __call__(self, step):
+    if self.steps < 0:
+      raise ValueError(f'{self} has no length in steps yet: resolve it first')
+    if self.steps == 0:
+      return jnp.float32(self.end)
+    if self.shape == 'step':
+      return jnp.where(step < self.steps, self.start, self.end)
+    return (cosine if self.shape == 'cosine' else linear)(self.start, self.end, self.steps)(step)
+
+
+def at(value: float | Ramp, step) -> float:
+  """The value of a hyper-parameter, a number or a `Ramp`, at `step`."""
+  return value(step) if isinstance(value, Ramp) else value
 
 
 def duration(

@@ -42,6 +42,11 @@ def ema(target: PyTree, online: PyTree, momentum: float | jax.Array) -> PyTree:
   return jax.tree.map(move, target, online)
 
 
+def scale_gradient(tree: PyTree, factor: float | jax.Array) -> PyTree:
+  """The tree as it is; gradients into it are multiplied by `factor`."""
+  return jax.tree.map(lambda x: factor * x + (1 - factor) * jax.lax.stop_gradient(x), tree)
+
+
 def l2_norm(tree: PyTree) -> jax.Array:
   """[] float32: the Euclidean norm of all leaves as one vector, accumulated in float32; 0 for an empty tree."""
   return jnp.sqrt(sum((jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)), jnp.float32(0)))

@@ -112,7 +112,7 @@ class RandomViews:
       if images.shape[1:] != (self.count, self.size, self.size, 3):
         raise UserError(
           f"batch['{key}'] has shape {images.shape}, these views want [B, {self.count}, {self.size}, {self.size}, 3]: "
-          'let the host cut what RandomViews.crop() says'
+          'let the host cut what RandomViews.crops() says'
         )
       view = jax.vmap(self._of_crop)  # over V: each crop has its own view
     elif 'image' in batch:
@@ -126,9 +126,13 @@ class RandomViews:
 
     return jax.vmap(views)(jax.random.split(rng, len(images)), images)
 
-  def crop(self) -> Crop:
+  def crops(self) -> tuple[Crop, ...]:
     """What the host should cut, where it crops."""
-    return Crop(self.count, self.size, tuple(self.area), tuple(self.ratio))
+    return (Crop(self.count, self.size, tuple(self.area), tuple(self.ratio)),)
+
+  def pair(self) -> 'RandomViews':
+    """Two views in [0, 1] from this distribution, for evaluators: `features` normalises."""
+    return dataclasses.replace(self, count=2, mean=(0.0,) * 3, std=(1.0,) * 3)
 
   def normalize(self, image: jax.Array) -> jax.Array:
     """A whole image [..., H, W, 3], uint8 or float in [0, 1], as the encoder sees its views: for `features`."""
@@ -179,6 +183,83 @@ class RandomViews:
     return self.blur_kernel or 2 * (self.size // 10 // 2) + 1
 
 
+@dataclasses.dataclass(frozen=True)
+class TwoViews:
+  """Two views from different distributions (BYOL's T and T'): [B, 2, S, S, 3], `first` and `second` with one view each."""
+
+  first: RandomViews
+  second: RandomViews
+
+  def __post_init__(self):
+    if self.first.count != 1 or self.second.count != 1 or self.first.size != self.second.size:
+      raise ValueError(
+        f'two views need first and second with count=1 and one size, got counts {self.first.count}, {self.second.count} and '
+        f'sizes {self.first.size}, {self.second.size}'
+      )
+
+  @property
+  def count(self) -> int:
+    return 2
+
+  def __call__(self, rng: jax.Array, batch: Batch) -> jax.Array:
+    return jnp.concatenate(make_views(rng, batch, (self.first, self.second)), axis=1)
+
+  def crops(self) -> tuple[Crop, ...]:
+    return self.first.crops() + self.second.crops()
+
+  @property
+  def mean(self) -> tuple[float, float, float]:
+    return self.first.mean
+
+  @property
+  def std(self) -> tuple[float, float, float]:
+    return self.first.std
+
+  def pair(self) -> RandomViews:
+    return self.first.pair()
+
+  def normalize(self, image: jax.Array) -> jax.Array:
+    return self.first.normalize(image)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiCrop:
+  """Large views and some small ones (Caron et al. 2020, section 3.2): ([B, V, S, S, 3], [B, L, s, s, 3]).
+
+  `small` may be left out: then ([B, V, S, S, 3],).
+  """
+
+  large: RandomViews | TwoViews
+  small: RandomViews | None = None
+
+  @property
+  def count(self) -> int:
+    """Views in all."""
+    return self.large.count + (self.small.count if self.small else 0)
+
+  def __call__(self, rng: jax.Array, batch: Batch) -> tuple[jax.Array, ...]:
+    large_rng, small_rng = jax.random.split(rng)
+    large = self.large(large_rng, batch)
+    return (large, self.small(small_rng, batch, len(self.large.crops()))) if self.small else (large,)
+
+  def crops(self) -> tuple[Crop, ...]:
+    return self.large.crops() + (self.small.crops() if self.small else ())
+
+  @property
+  def mean(self) -> tuple[float, float, float]:
+    return self.large.mean
+
+  @property
+  def std(self) -> tuple[float, float, float]:
+    return self.large.std
+
+  def pair(self) -> RandomViews:
+    return self.large.pair()
+
+  def normalize(self, image: jax.Array) -> jax.Array:
+    return self.large.normalize(image)
+
+
 def make_views(rng: jax.Array, batch: Batch, groups: tuple[RandomViews, ...]) -> tuple[jax.Array, ...]:
-  """Multi-crop (Caron et al. 2020): the views of each group, [B, V_g, S_g, S_g, 3] each, with a key of its own."""
+  """The views of each group, [B, V_g, S_g, S_g, 3] each, with a key of its own."""
   return tuple(group(jax.random.fold_in(rng, g), batch, g) for g, group in enumerate(groups))

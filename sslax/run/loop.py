@@ -28,7 +28,7 @@ from sslax.run.checkpoint import Checkpointer, SaveFailed, state_hash
 from sslax.run.faults import Status, StopRequest, read_status
 from sslax.run.metrics import MetricWriter
 from sslax.spec import build
-from sslax.step import TrainState, init_state, jit_step
+from sslax.step import TrainState, init_state, jit_step, timed
 
 PyTree = Any
 
@@ -87,6 +87,8 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
 
 
 def _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, batch, images) -> Run:
+  method = timed(method, steps_per_epoch=steps_per_epoch, batch_size=config.batch_size, total_steps=total)
+
   def params_of(batch):
     return method.init(jax.random.key(0), method.views(jax.random.key(0), batch))[0]
 
@@ -114,7 +116,7 @@ def prepare_shapes(config: ml_collections.ConfigDict, num_examples: int) -> Run:
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   method, optimizer = build_method(config), build(config.optim, 'config.optim')
   total, steps_per_epoch = configs.total_steps(config, num_examples)
-  batch = batch_shapes(config, method, labelled=method.uses_labels, rows=sharding.batch_sharding(mesh))
+  batch = batch_shapes(config, method, labelled=True, rows=sharding.batch_sharding(mesh))
   return _shapes(config, method, optimizer, None, mesh, total, steps_per_epoch, batch, '')
 
 

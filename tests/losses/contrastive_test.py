@@ -1,4 +1,4 @@
-"""NT-Xent against lightly's values, the paper's formula in float64, closed forms, and itself on eight devices."""
+"""Contrastive losses against reference values, the papers' formulas in float64, closed forms, and themselves on eight devices."""
 
 import re
 
@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from losses import corners
 
-from sslax.losses.contrastive import contrastive_accuracy, nt_xent
+from sslax.errors import UserError
+from sslax.losses.contrastive import contrastive_accuracy, info_nce, info_nce_queue, nt_xent, supcon
 
 value_and_grads = jax.jit(jax.value_and_grad(nt_xent, (0, 1)))
 
@@ -134,3 +136,127 @@ def test_wrong_ranks_and_shapes_are_refused():
       f(z[None], z[None])
     with pytest.raises(AssertionError):
       f(z, z[:2])
+
+
+def slow_info_nce(q, k, temperature):
+  logits = corners.unit(q) @ corners.unit(k).T / temperature
+  return -np.mean([logits[i, i] - np.log(np.exp(logits[i]).sum()) for i in range(len(q))])
+
+
+@pytest.mark.parametrize('b,temperature', [(7, 0.2), (2, 1.0), (8, 0.05)])
+def test_info_nce_written_as_loops(b, temperature):
+  corners.compare(lambda q, k: info_nce(q, k, temperature), lambda q, k: slow_info_nce(q, k, temperature), *corners.pairs(b))
+
+
+def test_info_nce_is_one_direction_and_log_b_when_all_rows_are_equal():
+  q, k = corners.pairs()
+  assert abs(info_nce(q, k, 0.2) - info_nce(k, q, 0.2)) > 1e-3
+  np.testing.assert_allclose(info_nce(np.ones((8, 4)), np.ones((8, 4)), 0.2), np.log(8), rtol=1e-6)
+  assert info_nce(q[:1], k[:1], 0.2) == 0
+
+
+def test_queue_value_and_gradients_of_moco(golden):
+  ref = np.load(golden / 'loss_moco_t0.2.npz')
+  queue = ref['queue'].T  # theirs holds its rows in columns
+  loss, grads = jax.jit(jax.value_and_grad(lambda q, k: info_nce_queue(q, k, queue, 0.2), (0, 1)))(ref['q'], ref['k'])
+  np.testing.assert_allclose(loss, ref['loss'], rtol=1e-5)
+  corners.golden_gradient(grads[0], ref['grad_q'])
+  corners.golden_gradient(grads[1], ref['grad_k'])
+
+
+@pytest.mark.parametrize('rows,temperature', [(40, 0.07), (1, 0.5)])
+def test_queue_written_as_loops(rows, temperature):
+  q, k = corners.pairs(5)
+  queue = corners.unit(corners.pairs(rows, seed=1)[0])
+
+  def slow(q, k):
+    q, k, total = corners.unit(q), corners.unit(k), 0
+    for a, b in zip(q, k, strict=True):
+      positive = np.exp(a @ b / temperature)
+      total -= np.log(positive / (positive + sum(np.exp(a @ n / temperature) for n in np.float64(queue))))
+    return total / len(q)
+
+  corners.compare(lambda q, k: info_nce_queue(q, k, queue, temperature), slow, q, k)
+
+
+def test_queue_of_equal_rows_gives_log_of_one_plus_its_length():
+  z = jnp.ones((4, 9)) / 3
+  np.testing.assert_allclose(info_nce_queue(2 * z, z, jnp.ones((20, 9)) / 3, 0.07), np.log(21), rtol=1e-6)
+
+
+def slow_supcon(z, label, temperature, variant):
+  z, total = corners.unit(z), 0
+  for i in range(len(z)):
+    others = [j for j in range(len(z)) if j != i]
+    denominator = sum(np.exp(z[i] @ z[j] / temperature) for j in others)
+    p = [np.exp(z[i] @ z[j] / temperature) / denominator for j in others if label[j] == label[i]]
+    if p:
+      total -= np.mean(np.log(p)) if variant == 'out' else np.log(np.mean(p))
+  return total / len(z)
+
+
+def test_supcon_value_and_gradient(golden):
+  ref = np.load(golden / 'loss_supcon_t0.1.npz')
+  z, theirs = ref['z'], ref['grad_z']
+  loss, grad = jax.jit(jax.value_and_grad(lambda z: supcon(z, ref['label'], 0.1)))(z)
+  np.testing.assert_allclose(loss, ref['loss'], rtol=1e-5)
+  # Theirs takes unit rows as they are; ours normalises them, which removes the gradient along the row.
+  corners.golden_gradient(grad, theirs - z * (z * theirs).sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize('variant', ['out', 'in'])
+@pytest.mark.parametrize('label', [[0, 0, 1, 1, 2, 2, 0, 3], [5] * 8], ids=['one_alone', 'one_class'])
+def test_supcon_written_as_loops(variant, label):
+  z = corners.pairs()[1]
+  corners.compare(lambda z: supcon(z, jnp.array(label), 0.2, variant), lambda z: slow_supcon(z, label, 0.2, variant), z)
+
+
+def test_supcon_with_a_class_for_each_image_is_nt_xent():
+  z1, z2 = corners.pairs()
+  label = jnp.tile(jnp.arange(8), 2)
+  for variant in ('out', 'in'):
+    np.testing.assert_allclose(supcon(np.concatenate([z1, z2]), label, 0.1, variant), nt_xent(z1, z2, 0.1), rtol=1e-5)
+
+
+def test_supcon_without_any_positive_is_zero_with_zero_gradient():
+  z = jnp.array(corners.pairs()[0])
+  for variant in ('out', 'in'):
+    for n in (1, 8):
+      loss, grad = jax.value_and_grad(supcon)(z[:n], jnp.arange(n), 0.1, variant)
+      assert loss == 0 and not grad.any()
+
+
+def test_supcon_refuses_another_variant():
+  with pytest.raises(UserError, match='sup.*out'):
+    supcon(jnp.ones((4, 2)), jnp.zeros(4, int), 0.1, 'sup')
+
+
+@pytest.mark.parametrize('case', corners.CASES)
+def test_the_others_are_finite_at_the_edges(case):
+  z1, z2 = corners.awkward(case)
+  queue, label = corners.unit(corners.pairs(12, seed=1)[0]), jnp.arange(8) % 3
+  for temperature in (0.01, 0.5):
+    f = lambda a, b, t=temperature: (
+      info_nce(a, b, t) + info_nce_queue(a, b, queue, t) + supcon(a, label, t) + supcon(b, label, t, 'in')
+    )
+    corners.finite(f, z1, z2)
+
+
+def test_the_others_on_eight_devices_equal_one():
+  z1, z2 = corners.pairs(32)
+  queue, label = corners.unit(corners.pairs(12, seed=1)[0]), jnp.arange(32) % 5
+  corners.eight_equal_one(lambda a, b: info_nce(a, b, 0.1) + info_nce_queue(a, b, queue, 0.1) + supcon(a, label, 0.1), z1, z2)
+
+
+def test_the_others_refuse_wrong_ranks_and_shapes():
+  z, label = jnp.ones((4, 3)), jnp.zeros(4, int)
+  for f in (
+    lambda: info_nce(z, z[:2], 0.1),
+    lambda: info_nce(z[None], z[None], 0.1),
+    lambda: info_nce_queue(z, z[:1], z, 0.1),
+    lambda: info_nce_queue(z, z, z.T, 0.1),
+    lambda: supcon(z, label[:2], 0.1),
+    lambda: supcon(z, label[:, None], 0.1),
+  ):
+    with pytest.raises(AssertionError):
+      f()

@@ -5,6 +5,7 @@ from methods.battery import Battery, Trainer, tiny_batch
 
 from sslax.methods.averaged import Averaged
 from sslax.methods.simclr import SimCLR
+from sslax.models import branch
 from sslax.models.mlp import MLP
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
@@ -36,12 +37,10 @@ class TestSimCLR(Battery):
     first, _, history = trained
     method, views_rng = trainer.method, jax.random.split(jax.random.fold_in(jax.random.key(3), 0))[0]
     views = np.asarray(jax.jit(method.views)(views_rng, tiny_batch()))
-    from sslax.models import net
 
     @jax.jit
     def project(params, memory, x):
-      h, _ = net.apply(method.encoder, params['encoder'], memory['encoder_stats'], x, train=True)
-      return net.apply(method.head, params['head'], memory['head_stats'], h['pooled'], train=True)[0]
+      return branch.apply(method.modules, params, memory['stats'], x, train=True)[0]['head']
 
     z = np.asarray(project(first.params, first.memory, views.reshape(-1, 16, 16, 3)), np.float64)
     z /= np.linalg.norm(z, axis=1, keepdims=True)

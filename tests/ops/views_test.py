@@ -228,7 +228,7 @@ def test_normalize_is_what_views_get():
 
 
 def test_crop_and_blur_taps():
-  assert RandomViews(count=6, size=96, area=(0.05, 0.25)).crop() == Crop(6, 96, (0.05, 0.25), (3 / 4, 4 / 3))
+  assert RandomViews(count=6, size=96, area=(0.05, 0.25)).crops() == (Crop(6, 96, (0.05, 0.25), (3 / 4, 4 / 3)),)
   assert [RandomViews(size=s).blur_taps for s in (224, 96, 32, 16)] == [23, 9, 3, 1]  # SimCLR: 2 * int(size // 10 / 2) + 1
   assert RandomViews(size=32, blur_kernel=5).blur_taps == 5
 

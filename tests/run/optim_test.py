@@ -104,6 +104,57 @@ def test_momentum_optimizers_are_their_formulas(name, formula, wd, nesterov):
       np.testing.assert_allclose(out[path], w[path], rtol=2e-5, atol=1e-6, err_msg=f'{path} at step {t}')
 
 
+def slow_larc(w, v, g, lr, wd, clip, nesterov, eta=0.02, eps=0.5, momentum=0.9):
+  """apex/parallel/LARC.py around torch.optim.SGD; solo-learn's solo/utils/lars.py is the same formula."""
+  p_norm, g_norm = np.sqrt((w * w).sum()), np.sqrt((g * g).sum())
+  if p_norm != 0 and g_norm != 0:
+    adaptive_lr = eta * p_norm / (g_norm + p_norm * wd + eps)
+    if clip:
+      adaptive_lr = min(adaptive_lr / lr, 1) if lr > 0 else 1  # torch: tensor / 0.0 is inf
+    g = (g + wd * w) * adaptive_lr
+  v = momentum * v + g
+  return w - lr * (g + momentum * v if nesterov else v), v
+
+
+@pytest.mark.parametrize('clip,nesterov,exclude', [(False, False, ''), (True, False, r'(bias|scale)$'), (True, True, '')])
+def test_larc_is_its_formula(clip, nesterov, exclude):
+  """SwAV: clip False, everything adapted and decayed. solo-learn: clip_lr, no 1-D parameters, a group with a rate of its own."""
+  optimizer = Optimizer(
+    'larc', 0.05, 'none', warmup='2 steps', weight_decay=0.3, exclude=exclude, trust_coefficient=0.02, eps=0.5, clip_lr=clip,
+    nesterov=nesterov, groups=(('^head', 0.5, 1.0), ('', 1.0, 1.0)),
+  )  # fmt: skip
+  got, rate = run(optimizer, params(), gradients())
+  w = by_path(params())
+  v = {path: np.zeros_like(x) for path, x in w.items()}
+  sides = set()
+  for t, (g, out) in enumerate(zip(map(by_path, gradients()), map(by_path, got), strict=True)):
+    base = 0.05 * t / 2 if t < 2 else 0.05 * cosine(t - 2, total=STEPS - 2)
+    np.testing.assert_allclose(rate(t), base, rtol=1e-5)
+    for path in w:
+      lr = base * (0.5 if path.startswith('head') else 1.0)
+      if exclude and not decayed(path):
+        v[path] = 0.9 * v[path] + g[path]
+        w[path] = w[path] - lr * (g[path] + 0.9 * v[path] if nesterov else v[path])
+      else:
+        sides.add(0.02 * np.linalg.norm(w[path]) / (np.linalg.norm(g[path]) + 0.3 * np.linalg.norm(w[path]) + 0.5) < lr)
+        w[path], v[path] = slow_larc(w[path], v[path], g[path], lr, 0.3, clip, nesterov)
+      np.testing.assert_allclose(out[path], w[path], rtol=2e-5, atol=1e-6, err_msg=f'{path} at step {t}')
+  assert sides == {True, False}  # trust below and above the rate
+
+
+@pytest.mark.parametrize('name', ['lars', 'larc', 'sgd', 'adamw'])
+def test_constant_rates_are_those_of_a_run_without_schedule(name):
+  """SimSiam's --fix-pred-lr: the rest follows the schedule, inside lars's momentum too. Each leaf moves on its own here."""
+  optimizer = dict(name=name, learning_rate=0.1, scaling='none', warmup='2 steps', warmup_init=0.05, trust_coefficient=0.2)
+  a, b, both = (
+    by_path(run(Optimizer(**optimizer, **more), params(), gradients())[0][-1])
+    for more in (dict(schedule='cosine'), dict(schedule='constant'), dict(schedule='cosine', constant='^head'))
+  )
+  for path, x in both.items():
+    assert np.abs(a[path] - b[path]).max() > 1e-3
+    np.testing.assert_allclose(x, (b if path.startswith('head') else a)[path], rtol=1e-6, err_msg=path)
+
+
 @pytest.mark.parametrize('name', ['adamw', 'adam'])
 def test_adam_and_adamw_are_their_formulas(name):
   wd, b1, b2, eps = 0.1, 0.9, 0.95, 1e-8
@@ -226,7 +277,7 @@ def test_groups_that_do_not_fit(groups, message):
     Optimizer(**SGD, groups=groups).build(**RUN, params_shape=params())
 
 
-@pytest.mark.parametrize('key', ['exclude', 'freeze'])
+@pytest.mark.parametrize('key', ['exclude', 'freeze', 'constant'])
 def test_patterns_that_match_nothing(key):
   with pytest.raises(UserError, match=rf"config\.optim\.{key}: 'kernle\$' matches no parameter"):
     Optimizer(**SGD, **{key: 'kernle$'}).build(**RUN, params_shape=params())
@@ -236,10 +287,16 @@ def test_the_default_exclusion_may_match_nothing():
   Optimizer().build(batch_size=1, total_steps=99, steps_per_epoch=1, params_shape={'encoder': {'kernel': jnp.ones((2, 2))}})
 
 
-@pytest.mark.parametrize('name', ['lars', 'sgd', 'adamw', 'adam'])
+@pytest.mark.parametrize('name', ['lars', 'larc', 'sgd', 'adamw', 'adam'])
 def test_frozen_parameters_stay_and_have_no_state(name):
   optimizer = Optimizer(
-    **{**SGD, 'name': name}, weight_decay=0.1, freeze='^encoder', clip_norm=1.0, groups=(('^encoder', 2.0, 2.0), ('', 1.0, 1.0))
+    **{**SGD, 'name': name},
+    weight_decay=0.1,
+    freeze='^encoder',
+    clip_norm=1.0,
+    clip_each=0.5,
+    constant='head',
+    groups=(('^encoder', 2.0, 2.0), ('', 1.0, 1.0)),
   )
   got, _ = run(optimizer, params(), gradients())
   for path, w in by_path(params()).items():
@@ -258,6 +315,28 @@ def test_clip_norm_is_global_and_before_everything():
     out = moves(Optimizer(**SGD, weight_decay=0.0, clip_norm=limit), g=g)
     for path, x in by_path(g).items():
       np.testing.assert_allclose(out[path], scale * x, rtol=1e-4, atol=1e-6)
+
+
+def test_clip_each_is_dinos():
+  """utils.clip_gradients: each parameter's own norm, multiplied only where clip / (norm + 1e-6) < 1; after the global one."""
+  g = gradients()[0]
+  norms = sorted(np.linalg.norm(x.ravel()) for x in by_path(g).values())
+  limit = (norms[2] + norms[3]) / 2
+  for more, shrink in ((dict(), 1.0), (dict(clip_norm=0.5), 0.5 / np.sqrt(sum(n**2 for n in norms)))):
+    out = moves(Optimizer(**SGD, weight_decay=0.0, clip_each=limit * shrink, **more), g=g)
+    for path, x in by_path(g).items():
+      coefficient = limit * shrink / (np.linalg.norm(x.ravel()) * shrink + 1e-6)
+      np.testing.assert_allclose(out[path], shrink * x * min(coefficient, 1), rtol=1e-5, atol=1e-6, err_msg=path)
+  tiny = jax.tree.map(lambda x: np.full_like(x, 1e-6), params())  # 1e-6 is seen: norm 1e-6 sqrt(20), limit 2e-6
+  out = moves(Optimizer(**SGD, weight_decay=0.0, clip_each=2e-6), jax.tree.map(np.zeros_like, tiny), tiny)
+  np.testing.assert_allclose(out['head/dense0/kernel'], 1e-6 * 2 / (20**0.5 + 1), rtol=1e-4)
+
+
+def test_clip_each_takes_scanned_blocks_apart():
+  ones = jax.tree.map(lambda s: np.ones(s.shape, np.float32), vit_shapes(scan=True))
+  ones['encoder']['blocks']['fc1']['bias'][1] = 100.0  # [3, 64]
+  out = moves(Optimizer(**SGD, weight_decay=0.0, clip_each=80.0), ones, ones)['encoder/blocks/fc1/bias']
+  np.testing.assert_allclose(out, np.array([[1.0], [10.0], [1.0]]).repeat(64, 1), rtol=1e-5)  # norms 8, 800, 8
 
 
 def vit_shapes(scan=False, **kwargs):
@@ -305,8 +384,9 @@ def test_layer_decay_scales_the_step():
 def test_layer_decay_needs_blocks_and_lars_needs_them_apart():
   with pytest.raises(UserError, match=r'config\.optim\.layer_decay: .*blocks'):
     Optimizer(**SGD, layer_decay=0.5).build(**RUN, params_shape=params())
-  with pytest.raises(UserError, match='name=lars .* without scan'):
-    Optimizer(warmup='0').build(**RUN, params_shape=vit_shapes(scan=True))
+  for name in ('lars', 'larc'):
+    with pytest.raises(UserError, match=f'name={name} .* without scan'):
+      Optimizer(name, warmup='0').build(**RUN, params_shape=vit_shapes(scan=True))
 
 
 @pytest.mark.parametrize(
@@ -337,6 +417,7 @@ def test_schedules_after_a_warmup():
   steps = (10, 99, 100, 159, 160, 199)
   kwargs = dict(schedule='multistep', warmup='10%', milestones=('10 epochs', '80%'), milestone_factor=0.2)
   np.testing.assert_allclose(rates(steps, **kwargs), [0.5, 1, 0.2, 0.2, 0.04, 0.04], rtol=1e-5)
+  np.testing.assert_allclose(rates((0, 10, 20), schedule='constant', warmup='20', warmup_init=0.2), [0.2, 0.6, 1], rtol=1e-6)
   np.testing.assert_allclose(rates((20, 110, 200), warmup='20', end_fraction=0.01), [1, 0.505, 0.01], rtol=1e-5)
 
 
@@ -350,7 +431,7 @@ def test_a_rate_that_changes_once_an_epoch():
   np.testing.assert_allclose(rates((20, 29), warmup='15', per_epoch=True), [(1 + np.cos(np.pi * 5 / 185)) / 2] * 2, rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['lars', 'sgd', 'adamw', 'adam'])
+@pytest.mark.parametrize('name', ['lars', 'larc', 'sgd', 'adamw', 'adam'])
 def test_the_state_holds_arrays_and_takes_shapes(name):
   optimizer = Optimizer(name, warmup='0', clip_norm=1.0, weight_decay_end=0.1, freeze='bn1', groups=(('', 1.0, 1.0),))
   shapes = jax.eval_shape(params)
@@ -376,6 +457,9 @@ def test_the_state_holds_arrays_and_takes_shapes(name):
     (dict(weight_decay=-1e-6), 'weight_decay=-1e-06'),
     (dict(weight_decay_end=float('inf')), 'weight_decay_end=inf'),
     (dict(clip_norm=-1.0), 'clip_norm'),
+    (dict(clip_each=-1.0), 'clip_each=-1.0'),
+    (dict(warmup_init=-1.0), 'warmup_init=-1.0'),
+    (dict(clip_lr=True), 'clip_lr=True is of name=larc'),
     (dict(reference_batch=0), 'reference_batch=0'),
     (dict(layer_decay=0.0), r'layer_decay=0\.0'),
     (dict(momentum=1.0), r'momentum=1\.0'),

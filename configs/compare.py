@@ -1,0 +1,70 @@
+"""Comparisons: the methods, their seeds, and what all runs have in common. For `python -m sslax.compare`, not for `sslax.train`.
+
+Presets: digits, cifar10_cpu.
+
+A method is 'name=FILE.py:PRESET', or a variant of it: 'name=FILE.py:PRESET method.temperature=0.5 optim.learning_rate=1e-3'. Its
+loss, heads, views and optimizer come from its own preset; what stands in `shared` replaces the preset's value in every run, and
+`shared.encoder` replaces every node `encoder` of the method.
+"""
+
+import ml_collections
+
+from sslax.models.resnet import ResNet
+from sslax.run.config import unknown_preset
+from sslax.spec import spec
+
+
+def digits(config):
+  """All methods on 1,297 handwritten digits, small ResNet, two CPU cores.
+
+  python -m sslax.compare --config=configs/compare.py:digits --workdir=runs/compare_digits
+
+  With all labels given, raw pixels are hard to beat on digits: the column to read is that of 5 labels a class.
+  Status: not yet measured as a whole; a run of one method takes two to three minutes.
+  """
+  config.methods = ('simclr=configs/simclr.py:digits',)
+  config.probes = ('knn', 'linear', 'fewshot')
+  config.shared = dict(
+    data=dict(train='digits:@train', test='digits:@test', image_size=12),
+    batch_size=128,
+    num_epochs=130.0,
+    encoder=spec(ResNet, depth=18, stem='cifar', stages=(1, 1, 1), base=16),
+    eval=dict(knn_k=20, knn_temperature=0.1),
+    online=dict(every_steps=100),
+    checkpoint=dict(every_steps=200),
+    log=dict(every_steps=1),
+  )
+
+
+def cifar10_cpu(config):
+  """All methods on CIFAR-10, small ResNet, a few epochs, two CPU cores: at most ten minutes a method.
+
+  python -m sslax.compare --config=configs/compare.py:cifar10_cpu --workdir=runs/compare_cifar10 \\
+      --config.shared.data.train='parquet:/data/cifar10/train-*' --config.shared.data.test='parquet:/data/cifar10/test-*'
+
+  Status: shape-checked, not yet run.
+  """
+  config.methods = ('simclr=configs/simclr.py:cifar10_cpu',)
+  config.probes = ('knn', 'linear')
+  config.shared = dict(
+    data=dict(train='tfds:cifar10@train', test='tfds:cifar10@test', image_size=32),
+    batch_size=256,
+    num_epochs=4.0,
+    encoder=spec(ResNet, depth=18, stem='imagenet', stages=(1, 1, 1), base=32),
+    eval=dict(knn_k=200, knn_temperature=0.1),
+    online=dict(every_steps=200),
+    checkpoint=dict(every_steps=200),
+    log=dict(every_steps=1),
+  )
+
+
+PRESETS = {f.__name__: f for f in (digits, cifar10_cpu)}
+
+
+def get_config(preset: str = 'digits'):
+  """The config of a comparison: --config=configs/compare.py:PRESET."""
+  if preset not in PRESETS:
+    raise unknown_preset(preset, PRESETS)
+  config = ml_collections.ConfigDict(dict(methods=(), seeds=(0,), probes=(), shared={}))
+  PRESETS[preset](config)
+  return config

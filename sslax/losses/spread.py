@@ -1,0 +1,40 @@
+"""What a falling loss does not show: how far apart the rows of a batch are. Metrics without gradient, for every step."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from sslax.ops.unit import unit
+
+
+def embedding_std(z: jax.Array) -> jax.Array:
+  """Standard deviation over the batch of unit rows, mean over channels, times sqrt(D); no gradient.
+
+  Chen & He 2021 (SimSiam), https://arxiv.org/abs/2011.10566, sec. 4.1.
+
+  Args:
+    z: [N, D] embeddings, any scale.
+
+  Returns:
+    [] float32: about 1 when rows point everywhere, 0 when all point the same way.
+  """
+  chex.assert_rank(z, 2)
+  return unit(jax.lax.stop_gradient(z)).std(axis=0).mean() * z.shape[1] ** 0.5
+
+
+def assignment_information(probabilities: jax.Array) -> jax.Array:
+  """Entropy of the mean assignment minus the mean entropy of the assignments, in nats; no gradient.
+
+  The mutual information of row and cluster, 0 for both collapses of a method that assigns: every row to one cluster (low entropy)
+  and every row to all clusters alike (high entropy), which look opposite in the loss (Caron et al. 2021,
+  https://arxiv.org/abs/2104.14294, sec. 5.3).
+
+  Args:
+    probabilities: [N, K], rows sum to 1.
+
+  Returns:
+    [] float32 in [0, log(min(N, K))].
+  """
+  chex.assert_rank(probabilities, 2)
+  p = jax.lax.stop_gradient(probabilities).astype(jnp.float32)
+  return jax.scipy.special.entr(p.mean(axis=0)).sum() - jax.scipy.special.entr(p).sum(axis=1).mean()
