@@ -28,14 +28,15 @@ DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Stop once everything is checked: 
 
 
 def main() -> None:
+  from sslax.errors import UserError
+
+  if not WORKDIR.value:
+    raise UserError('--workdir is missing: the folder for runs, table and page, for example --workdir=runs/compare')
   from sslax.run.faults import StopRequest
 
   with StopRequest() as early:  # a signal during the imports ends the comparison in order, too
     from sslax import comparison
-    from sslax.errors import UserError
 
-    if not WORKDIR.value:
-      raise UserError('--workdir is missing: the folder for runs, table and page, for example --workdir=runs/compare')
     cli.start_jax()
     file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config']))
     workdir = pathlib.Path(WORKDIR.value).expanduser().absolute()

@@ -403,7 +403,7 @@ class Evaluation:
 
     for title, keys, log_y in (
       ('Loss', ('loss',), False),
-      ('Accuracy during training', ('knn', 'contrastive_accuracy'), False),
+      ('Accuracy during training', ('knn', 'contrastive_accuracy', 'accuracy', 'agreement'), False),
       ('Norms', ('grad_norm', 'param_norm'), True),
     ):
       if series(*keys):

@@ -58,6 +58,10 @@ class Method(abc.ABC):
   def features(self, params: PyTree, memory: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """{'pooled': [B, D], ...} in evaluation mode for batch['image'] [B, H, W, 3] uint8. Rows are independent."""
 
+  def grafts(self) -> tuple[str, ...]:
+    """Parts of the state that must come from elsewhere, ('memory/teacher',): a run whose `config.graft` lacks them is refused."""
+    return ()
+
   def crops(self) -> tuple[Crop, ...]:
     """What the host cuts when `data.crop_on == 'host'`: group g arrives as batch['crops'] (g = 0) or batch[f'crops_{g}']."""
     return ()

@@ -21,8 +21,11 @@ FLOORS = {  # room: what it may import beside its own room
   'run': BASE | {'ops', 'data', 'losses', 'models', 'step'},
   'evaluator': BASE | {'ops', 'data', 'losses', 'models', 'step', 'evals', 'run'},
 }
+FLOORS['protocols'] = BASE | {'ops', 'data', 'losses', 'models', 'step', 'run'}
+FLOORS['comparison'] = FLOORS['evaluator'] | {'evaluator'}
 for door in ('train', 'evaluate', 'show'):
   FLOORS[door] = FLOORS['evaluator'] | {'evaluator'}
+FLOORS['compare'] = FLOORS['comparison'] | {'comparison'}
 ALONE = {'methods'}  # no file of these rooms imports another of the same room ...
 WRAPPERS = {'averaged'}  # ... and a wrapper takes any method as an argument, so it imports none either
 
@@ -72,7 +75,9 @@ def test_imports_only_what_is_below(path):
 @pytest.mark.parametrize(
   'file, name', [('run/loop.py', 'sslax.methods.simclr'), ('losses/contrastive.py', 'sslax.models.net'),
                  ('methods/simclr.py', 'sslax.methods.averaged'),
-                 ('data/host.py', 'sslax.run.loop'), ('train.py', 'configs.simclr'), ('evals/knn.py', 'sslax.run.config')],
+                 ('data/host.py', 'sslax.run.loop'), ('train.py', 'configs.simclr'),
+                 ('comparison.py', 'sslax.methods.simclr'), ('evaluator.py', 'sslax.comparison'),
+                 ('evals/knn.py', 'sslax.run.config')],
 )  # fmt: skip
 def test_the_rule_catches(file, name):
   assert breaks(PACKAGE / file, [name]) == [name]

@@ -56,6 +56,9 @@ def open_source(uri: str) -> Source:
   TFDS), and may be negative: `digits:@train[:10%]`, `tar:/data/{00..31}.tar@[-500:]`. A range is contiguous in the order of the
   source, which is the same on each machine and in each run.
 
+  `name[n:balanced]` takes as many records of one class as of another, together about n (a count or a percent; at least one of
+  each class): `tfds:cifar10@train[1%:balanced]`. They are drawn once for all; a smaller n draws a part of what a larger one does.
+
   Args:
     uri: see `SCHEMES`; `gs://` paths work for folder, parquet and tar.
 
@@ -81,21 +84,23 @@ def open_source(uri: str) -> Source:
       raise
     raise UserError(f'cannot open {uri!r}: {type(error).__name__}: {" ".join(str(error).split())[:300]}') from error
   n = len(container)
+  if (stop or '').strip() == 'balanced':
+    return _View(container, uri, _balanced(container, start, uri))
   first, last = _bound(start, n, 0, uri), _bound(stop, n, n, uri)
   if first >= last:
     raise UserError(f'{uri!r} selects no record: the range is {first} to {last} of {n}')
-  return _View(container, uri, first, last)
+  return _View(container, uri, range(first, last))
 
 
 class _View:
-  """Records `start` to `stop` of a container: the one place that checks an index."""
+  """Some records of a container, by their numbers there: the one place that checks an index."""
 
-  def __init__(self, container, name, start, stop):
+  def __init__(self, container, name, numbers):
     self.name, self.classes, self.num_classes = name, container.classes, container.num_classes
-    self._container, self._start, self._stop = container, start, stop
+    self._container, self._numbers = container, numbers
 
   def __len__(self):
-    return self._stop - self._start
+    return len(self._numbers)
 
   def __getitem__(self, i):
     record = self._container.read(self._index(i))
@@ -111,7 +116,7 @@ class _View:
     i = operator.index(i)
     if not 0 <= i < len(self):
       raise IndexError(f'record {i} of {len(self)} in {self.name}')
-    return self._start + i
+    return int(self._numbers[i])
 
 
 def _open_container(scheme, rest, split, field):
@@ -144,6 +149,41 @@ def _find_split(scheme, rest):
   return found
 
 
+def _balanced(container, text, uri):
+  """[M] record numbers, ascending: the same number of each class that occurs; `text` says how many in all."""
+  labels = _labels(container) if container.num_classes else np.array([], np.int64)
+  of_class = {int(c): np.flatnonzero(labels == c) for c in np.unique(labels[labels >= 0])}
+  if not of_class:
+    raise UserError(f'{uri!r}: a balanced part needs labels, and there are none')
+  wanted = _bound(text, sum(map(len, of_class.values())), 0, uri)
+  if not text.strip() or float(text.strip().rstrip('%')) <= 0:
+    raise UserError(f'{text!r} in {uri!r}: write how many records in all, as in [100:balanced], or a percent, [1%:balanced]')
+  each = max(1, round(wanted / len(of_class)))
+  c, smallest = min(((c, len(numbers)) for c, numbers in of_class.items()), key=lambda pair: pair[1])
+  if each > smallest:
+    name = container.classes[c] if container.classes else c
+    raise UserError(
+      f'{uri!r} asks for {each} of each class, and class {name!r} has {smallest}: at most {smallest * len(of_class)} in all'
+    )
+  # A permutation of each class, of which the first are taken: shares of 1 % and 10 % are nested.
+  drawn = [np.random.default_rng([0, c]).permutation(numbers)[:each] for c, numbers in of_class.items()]
+  return np.sort(np.concatenate(drawn))
+
+
+def _labels(container):
+  """[N] int64, -1 where a record has none. A container without `labels()` is read through, but no image is decoded."""
+  if hasattr(container, 'labels'):
+    return np.asarray(container.labels(), np.int64)
+
+  def label(i):
+    try:
+      return container.read(i).get('label', -1)
+    except (OSError, ValueError):  # a bad record belongs to no class
+      return -1
+
+  return np.array([label(i) for i in range(len(container))], np.int64)
+
+
 def _bound(text, n, default, uri):
   """'10%', '-5%', '100', '' -> a record number in [0, n]."""
   text = (text or '').strip()
@@ -151,7 +191,9 @@ def _bound(text, n, default, uri):
     return default
   found = _BOUND.fullmatch(text)
   if not found:
-    raise UserError(f'{text!r} in {uri!r} is no bound: write a count (100, -100) or a percent (10%, -5%)')
+    raise UserError(
+      f'{text!r} in {uri!r} is no bound: write a count (100, -100) or a percent (10%, -5%); [1%:balanced] for a balanced part'
+    )
   percent, count = found.groups()
   at = round(float(percent) * n / 100) if percent else int(count)
   if abs(at) > n:
@@ -211,6 +253,9 @@ class Digits:
   def __len__(self):
     return len(self._labels)
 
+  def labels(self):
+    return self._labels
+
   def read(self, i):
     return {'image': self._images[i], 'label': int(self._labels[i])}
 
@@ -253,6 +298,9 @@ class Folder:
 
   def __len__(self):
     return len(self._names)
+
+  def labels(self):
+    return self._labels
 
   def read(self, i):
     record = {'image': files.read(self.where(i))[0]}

@@ -1,4 +1,5 @@
-"""NNCLR. Dwibedi et al. 2021, https://arxiv.org/abs/2104.14548. No official code: the paper, and solo-learn where it is silent."""
+"""NNCLR. Dwibedi et al. 2021, https://arxiv.org/abs/2104.14548. No official code: the paper, and solo-learn where it is
+silent."""
 
 import dataclasses
 

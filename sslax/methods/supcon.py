@@ -1,4 +1,5 @@
-"""Supervised contrastive learning. Khosla et al. 2020, https://arxiv.org/abs/2004.11362; official code: HobbitLong/SupContrast."""
+"""Supervised contrastive learning. Khosla et al. 2020, https://arxiv.org/abs/2004.11362; official code:
+HobbitLong/SupContrast."""
 
 import dataclasses
 from typing import ClassVar

@@ -1,4 +1,5 @@
-"""VICReg. Bardes, Ponce & LeCun 2022, https://arxiv.org/abs/2105.04906; official code: facebookresearch/vicreg, main_vicreg.py."""
+"""VICReg. Bardes, Ponce & LeCun 2022, https://arxiv.org/abs/2105.04906; official code: facebookresearch/vicreg,
+main_vicreg.py."""
 
 import dataclasses
 

@@ -36,6 +36,7 @@ def base_config() -> ml_collections.ConfigDict:
       microbatches=1,  # the encoder runs batch_size / microbatches images at a time
       num_epochs=0.0,  # the length of the run: either this ...
       num_steps=0,  # ... or this
+      graft=(),  # parts of the state that come from other runs or from weights, as strings; see sslax/run/graft.py
       data=dict(
         train='digits:@train',  # a URI; see sslax/data/sources.py
         test='digits:@test',  # '' when there is none
@@ -104,6 +105,8 @@ def check(config: ml_collections.ConfigDict, devices: int) -> None:
     wrong.append(f'config.batch_size={config.batch_size} does not divide over {devices} devices; {near} would')
   if config.microbatches > 0 and config.batch_size % config.microbatches:
     wrong.append(f'config.batch_size={config.batch_size} does not divide into config.microbatches={config.microbatches}')
+  if wrong_grafts := [entry for entry in config.get('graft', ()) if not isinstance(entry, str)]:
+    wrong.append(f'config.graft holds {wrong_grafts[0]!r}, which is no string')
   if not 0 <= config.data.max_bad_fraction <= 1:
     wrong.append(f'config.data.max_bad_fraction={config.data.max_bad_fraction} must be between 0 and 1')
   if not 0 <= config.seed < 2**32:

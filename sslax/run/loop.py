@@ -23,9 +23,10 @@ from sslax.data.sources import open_source
 from sslax.errors import Diverged, Interrupted, UserError
 from sslax.method import Method
 from sslax.run import config as configs
-from sslax.run import sharding
-from sslax.run.checkpoint import Checkpointer, SaveFailed, state_hash
+from sslax.run import graft, sharding
+from sslax.run.checkpoint import Checkpointer, Reader, SaveFailed, state_hash
 from sslax.run.faults import Status, StopRequest, read_status
+from sslax.run.health import Health
 from sslax.run.metrics import MetricWriter
 from sslax.spec import build
 from sslax.step import TrainState, init_state, jit_step, timed
@@ -48,6 +49,7 @@ class Run:
   abstract_state: TrainState  # shapes, dtypes and where they live
   abstract_batch: dict[str, jax.ShapeDtypeStruct]
   images: str  # what the data looks like, for the summary
+  grafts: tuple[graft.Graft, ...] = ()  # what a fresh state takes from elsewhere
 
   def state_sharding(self) -> PyTree:
     return jax.tree.map(lambda a: a.sharding, self.abstract_state)
@@ -65,9 +67,12 @@ def build_method(config: ml_collections.ConfigDict) -> Method:
   return method
 
 
-def prepare(config: ml_collections.ConfigDict) -> Run:
+def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | None = None) -> Run:
   """Opens the data, builds method and optimizer, works out all shapes. Every mistake that can be found without compiling is
   found here.
+
+  Args:
+    workdir: a run that goes on there needs the sources of `config.graft` no more.
 
   Raises:
     UserError: says what is wrong, where, and what to do.
@@ -77,13 +82,31 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   method = build_method(config)
   optimizer = build(config.optim, 'config.optim')
   source = open_source(config.data.train)
+  _check_labels(method, source)
   pipeline.check(source, config.batch_size)
   sizes = pipeline.probe(source, max_pixels=config.data.max_pixels)
   if config.data.test:  # a missing test set should not be found out after the training
     open_source(config.data.test)
   total, steps_per_epoch = configs.total_steps(config, len(source))
   batch = batch_shapes(config, method, labelled=source.num_classes > 0, rows=sharding.batch_sharding(mesh))
-  return _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, batch, _describe(sizes))
+  run = _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, batch, _describe(sizes))
+  if workdir is not None and Reader(workdir).steps():
+    return run
+  return dataclasses.replace(run, grafts=graft.plan(config.get('graft', ()), run.method, run.abstract_state))
+
+
+def _check_labels(method: Method, source) -> None:
+  """Raises UserError where a method learns from labels that the data lacks, or has too few classes for."""
+  if method.uses_labels and not source.num_classes:
+    raise UserError(f'{type(method).__name__} learns from labels, and config.data.train={source.name} has none')
+  while method is not None:
+    inner, classes = getattr(method, 'inner', None), getattr(method, 'num_classes', 0)
+    # One that reads no labels, like a student of a teacher, may see images of any classes; a wrapper reads them for its probe.
+    if 0 < classes < source.num_classes and (method.uses_labels or inner is not None):
+      raise UserError(
+        f'{type(method).__name__} is for {classes} classes, and config.data.train={source.name} has {source.num_classes}'
+      )
+    method = inner
 
 
 def _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, batch, images) -> Run:
@@ -180,6 +203,7 @@ def summary(run: Run, lowered) -> str:
       f'{run.mesh.size} x {device.device_kind} ({device.platform}), '
       f'data {run.mesh.shape["data"]} x fsdp {run.mesh.shape["fsdp"]}, {jax.process_count()} process(es)',
     ),
+    *(('graft', str(taken)) for taken in run.grafts),
     ('versions', ', '.join(f'{k} {v}' for k, v in versions().items())),
   ]
   return '\n'.join(f'  {key:<14} {value}' for key, value in lines)
@@ -227,7 +251,10 @@ def train(
   def newest() -> int | None:
     return (checkpointer.steps() or [None])[-1]
 
-  status = Status(workdir, step=0, total_steps=run.total_steps, reason='starting', last_checkpoint=None, bad_records=0)
+  said = read_status(workdir).get('warnings', [])
+  status = Status(
+    workdir, step=0, total_steps=run.total_steps, reason='starting', last_checkpoint=None, bad_records=0, warnings=said
+  )
   writer = batches = bar = None
   try:
     restored = checkpointer.restore(run.abstract_state)
@@ -238,7 +265,9 @@ def train(
       print(f'resuming at step {start} of {run.total_steps}')
     else:
       init = jax.jit(lambda b: init_state(run.method, run.tx, config.seed, b), out_shardings=run.state_sharding())
-      state, start = init(_zeros(run.abstract_batch)), 0
+      state, start = graft.apply(run.grafts, init(_zeros(run.abstract_batch))), 0
+    health = Health(said if restored else [])
+    status.fields['warnings'] = health.warnings
     if jax.process_index() == 0:
       configs.save(config, workdir)
     writer = MetricWriter(workdir, start)
@@ -273,6 +302,10 @@ def train(
       if not values.pop('finite'):
         culprits = [key for key, value in values.items() if not np.isfinite(value)] or ['memory']
         raise Diverged(f'step {step}: {", ".join(culprits)} not finite; last good checkpoint: {newest()}')
+      for message in health.update(step, values):
+        status.update()
+        if jax.process_index() == 0:
+          tqdm.write(f'warning: {message}', file=sys.stderr)  # above the bar, not through it
       values['learning_rate'] = float(run.learning_rate(step - 1))
       values['epoch'] = step / run.steps_per_epoch
       if step % config.log.every_steps == 0 or extra or step == run.total_steps:

@@ -1,6 +1,7 @@
 """Each container gives the records that were put into it, from any thread and process; each mistake is answered in words."""
 
 import concurrent.futures
+import functools
 import io
 import json
 import multiprocessing
@@ -830,6 +831,85 @@ def test_remote_without_access_is_a_user_error(monkeypatch):
   for scheme in ('folder', 'tar', 'arrayrecord'):
     open_source_error(f'{scheme}:gs://bucket/x', '401 no credentials')
     open_source_error(f'{scheme}:gs://bucket/x@train', '401 no credentials')
+
+
+# ------------------------------------------------------------------------------------------------------------ balanced parts
+
+
+def labels_of(source):
+  return [source[i]['label'] for i in range(len(source))]
+
+
+@pytest.mark.parametrize('kind', KINDS[1:])
+def test_balanced(every, kind):
+  """Labels 0, 1, 2, 0, ...: 4, 3 and 3 of a class."""
+  whole = numbers(open_source(every[kind]))
+  drawn = {}
+  for text, each in {'6': 2, '60%': 2, '3': 1, '7': 2, '1%': 1, '0.1%': 1, '9': 3}.items():
+    source = open_source(f'{every[kind]}@[{text}:balanced]')
+    drawn[text] = numbers(source)
+    assert sorted(labels_of(source)) == sorted([0, 1, 2] * each), text
+    assert [n for n in whole if n in drawn[text]] == drawn[text]  # each once, in the order of the source
+    assert [source.where(i) for i in range(len(source))] == [open_source(every[kind]).where(whole.index(n)) for n in drawn[text]]
+  assert set(drawn['3']) < set(drawn['6']) < set(drawn['9']) and drawn['6'] == drawn['60%'] == drawn['7']
+  again = pickle.loads(pickle.dumps(source))
+  assert numbers(again) == drawn['9'] and again.num_classes == 3
+  with pytest.raises(IndexError):
+    source[9]
+  assert numbers(open_source(f'{every[kind]}@[100%:balanced]')) == drawn['9']  # 10 / 3 of each
+
+
+def test_balanced_digits():
+  one, ten = (open_source(f'digits:@train[{text}:balanced]') for text in ('1%', '10%'))
+  assert (len(one), len(ten)) == (10, 130) and np.bincount(labels_of(ten)).tolist() == [13] * 10
+  assert {one.where(i) for i in range(10)} < {ten.where(i) for i in range(130)}
+  assert len(open_source('digits:@[5%:balanced]')) == 60 and len(open_source('digits:@test[100%:balanced]')) == 500
+  first = [next(i for i in range(1297) if labels_of_train()[i] == c) for c in range(10)]
+  assert sorted(first) != sorted(one._numbers.tolist())  # drawn, not the first ones
+
+
+@functools.cache
+def labels_of_train():
+  return labels_of(open_source('digits:@train'))
+
+
+def test_balanced_decodes_no_image_and_skips_what_has_no_label(tmp_path, monkeypatch):
+  records = [{'image': image(i)} | ({'label': i % 2} if i != 3 else {}) for i in range(8)]
+  write_arrayrecord(str(tmp_path / 'x.array_record'), records, num_classes=5)  # three classes do not occur
+  make_parquet(tmp_path / 'x.parquet', 0, 8, names='abcde', label=pa.array([0, 1, None, -1, 0, 1, 0, 1]))
+  monkeypatch.setattr(Image, 'open', None)
+  for uri in (f'arrayrecord:{tmp_path}/x.array_record', f'parquet:{tmp_path}/x.parquet'):
+    source = open_source(f'{uri}@[6:balanced]')
+    assert labels_of(source).count(0) == labels_of(source).count(1) == 3 and len(source) == 6
+    assert source.num_classes == 5
+
+
+def test_balanced_reads_no_record_where_labels_are_known(every, monkeypatch):
+  monkeypatch.setattr(sources.Folder, 'read', None)
+  monkeypatch.setattr(sources.Digits, 'read', None)
+  assert len(open_source(f'{every["folder"]}@[6:balanced]')) == 6 and len(open_source('digits:@test[50%:balanced]')) == 250
+
+
+def test_balanced_of_a_split_and_of_tfds(tiny, tmp_path):
+  assert sorted(labels_of(open_source(f'tfds:{tiny}/sslax_tiny/1.0.0@train[50%:balanced]'))) == [0, 0, 0, 1, 1, 1]
+  make_folder(tmp_path, [f'{split}/{c}/{i}.png' for split in ('train', 'val') for c in 'ab' for i in range(5)])
+  assert labels_of(open_source(f'folder:{tmp_path}@val[4:balanced]')).count(1) == 2
+
+
+def test_balanced_that_cannot_be(tmp_path):
+  make_folder(tmp_path, [f'{i}.png' for i in range(4)])
+  open_source_error(f'folder:{tmp_path}@[50%:balanced]', 'needs labels')
+  for text, words in {
+    '': 'how many records in all',
+    '0': 'how many records in all',
+    '-5': 'how many records in all',
+    '-1%': 'how many records in all',
+    '101%': 'beyond the 1297',
+    'all': 'is no bound',
+    '100%': "asks for 130 of each class, and class '8' has 124: at most 1240",
+  }.items():
+    open_source_error(f'digits:@train[{text}:balanced]', words)
+  open_source_error('digits:@train[1%:balancd]', '[1%:balanced]')
 
 
 # ----------------------------------------------------------------------------------------------------------------- real data

@@ -11,8 +11,11 @@ from jax.sharding import PartitionSpec as P
 from losses import corners
 
 from sslax.errors import UserError
-from sslax.losses.contrastive import contrastive_accuracy, info_nce, info_nce_queue, nt_xent, supcon
+from sslax.losses import contrastive
 
+nt_xent, info_nce = jax.jit(contrastive.nt_xent), jax.jit(contrastive.info_nce)
+info_nce_queue, contrastive_accuracy = jax.jit(contrastive.info_nce_queue), jax.jit(contrastive.contrastive_accuracy)
+supcon = jax.jit(contrastive.supcon, static_argnames='variant')
 value_and_grads = jax.jit(jax.value_and_grad(nt_xent, (0, 1)))
 
 
@@ -204,48 +207,60 @@ def test_supcon_value_and_gradient(golden):
   corners.golden_gradient(grad, theirs - z * (z * theirs).sum(1, keepdims=True))
 
 
-@pytest.mark.parametrize('variant', ['out', 'in'])
-@pytest.mark.parametrize('label', [[0, 0, 1, 1, 2, 2, 0, 3], [5] * 8], ids=['one_alone', 'one_class'])
+@pytest.mark.parametrize('variant,label', [('out', [0, 0, 1, 1, 2, 2, 0, 3]), ('in', [0, 0, 1, 1, 2, 2, 0, 3]), ('out', [5] * 8)])
 def test_supcon_written_as_loops(variant, label):
   z = corners.pairs()[1]
-  corners.compare(lambda z: supcon(z, jnp.array(label), 0.2, variant), lambda z: slow_supcon(z, label, 0.2, variant), z)
+  corners.compare(lambda z: supcon(z, jnp.array(label), 0.2, variant=variant), lambda z: slow_supcon(z, label, 0.2, variant), z)
+
+
+def test_supcon_in_of_one_class_is_constant():
+  # All other rows are positives, so their p_ij sum to 1: L_in is log(N - 1) whatever the rows, L_out is more.
+  z = corners.pairs()[0]
+  np.testing.assert_allclose(supcon(z, np.zeros(8, int), 0.2, variant='in'), np.log(7), rtol=1e-5)
+  assert supcon(z, np.zeros(8, int), 0.2, variant='out') > np.log(7) + 0.1
 
 
 def test_supcon_with_a_class_for_each_image_is_nt_xent():
   z1, z2 = corners.pairs()
   label = jnp.tile(jnp.arange(8), 2)
   for variant in ('out', 'in'):
-    np.testing.assert_allclose(supcon(np.concatenate([z1, z2]), label, 0.1, variant), nt_xent(z1, z2, 0.1), rtol=1e-5)
+    np.testing.assert_allclose(supcon(np.concatenate([z1, z2]), label, 0.1, variant=variant), nt_xent(z1, z2, 0.1), rtol=1e-5)
 
 
 def test_supcon_without_any_positive_is_zero_with_zero_gradient():
   z = jnp.array(corners.pairs()[0])
   for variant in ('out', 'in'):
     for n in (1, 8):
-      loss, grad = jax.value_and_grad(supcon)(z[:n], jnp.arange(n), 0.1, variant)
+      loss, grad = jax.value_and_grad(supcon)(z[:n], np.arange(n), 0.1, variant=variant)
       assert loss == 0 and not grad.any()
 
 
 def test_supcon_refuses_another_variant():
   with pytest.raises(UserError, match='sup.*out'):
-    supcon(jnp.ones((4, 2)), jnp.zeros(4, int), 0.1, 'sup')
+    supcon(jnp.ones((4, 2)), jnp.zeros(4, int), 0.1, variant='sup')
+
+
+QUEUE = corners.unit(corners.pairs(12, seed=1)[0])
+
+
+def the_others(z1, z2, temperature):
+  label = jnp.arange(len(z1)) % 3
+  return (
+    info_nce(z1, z2, temperature)
+    + info_nce_queue(z1, z2, QUEUE, temperature)
+    + supcon(z1, label, temperature)
+    + supcon(z2, label, temperature, variant='in')
+  )
 
 
 @pytest.mark.parametrize('case', corners.CASES)
 def test_the_others_are_finite_at_the_edges(case):
-  z1, z2 = corners.awkward(case)
-  queue, label = corners.unit(corners.pairs(12, seed=1)[0]), jnp.arange(8) % 3
   for temperature in (0.01, 0.5):
-    f = lambda a, b, t=temperature: (
-      info_nce(a, b, t) + info_nce_queue(a, b, queue, t) + supcon(a, label, t) + supcon(b, label, t, 'in')
-    )
-    corners.finite(f, z1, z2)
+    corners.finite(the_others, *corners.awkward(case), np.float32(temperature))
 
 
 def test_the_others_on_eight_devices_equal_one():
-  z1, z2 = corners.pairs(32)
-  queue, label = corners.unit(corners.pairs(12, seed=1)[0]), jnp.arange(32) % 5
-  corners.eight_equal_one(lambda a, b: info_nce(a, b, 0.1) + info_nce_queue(a, b, queue, 0.1) + supcon(a, label, 0.1), z1, z2)
+  corners.eight_equal_one(lambda a, b: the_others(a, b, 0.1), *corners.pairs(32))
 
 
 def test_the_others_refuse_wrong_ranks_and_shapes():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from losses import corners
 
-from sslax.losses.similarity import byol, negative_cosine
+from sslax.losses import similarity
+
+byol, negative_cosine = jax.jit(similarity.byol), jax.jit(similarity.negative_cosine)
 
 
 def slow_cosine(p, z):

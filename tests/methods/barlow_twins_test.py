@@ -14,4 +14,4 @@ class TestBarlowTwins(Battery):
     return tiny_barlow()
 
   def make_without_batchnorm(self, microbatches=1):
-    return tiny_barlow(encoder=tiny.vit(), head=tiny.head(norm='none', final_bias=False), microbatches=microbatches)
+    return tiny_barlow(encoder=tiny.vit(pool='mean'), head=tiny.head(norm='none', final_bias=False), microbatches=microbatches)

@@ -119,14 +119,14 @@ class Battery:
     _, one, history = trained
     eight, history8 = Trainer(trainer.method, devices=8).run(3)
     for a, b in zip(history, history8, strict=True):
-      np.testing.assert_allclose(b['loss'], a['loss'], rtol=1e-5)
+      np.testing.assert_allclose(b['loss'], a['loss'], rtol=1e-5, atol=1e-6)  # a cosine may be near 0
     for path, a in jax.tree_util.tree_leaves_with_path(one.params):
       b = functools.reduce(lambda tree, key: tree[key.key], path, eight.params)
       np.testing.assert_allclose(np.asarray(b), a, rtol=self.tolerance, atol=self.tolerance, err_msg=jax.tree_util.keystr(path))
 
   def test_6_labels_do_not_leak(self, trainer, trained):
     batch = tiny_batch(self.rows)
-    batch['label'] = (batch['label'] + 1) % 4
+    batch['label'] = np.roll(batch['label'], 1)  # another partition, not only other names
     permuted, _ = trainer.run(3, batches=[batch] * 3)
     same = state_hash(permuted.params) == state_hash(jax.device_put(trained[1].params, trainer.whole))
     assert same != trainer.method.uses_labels, (

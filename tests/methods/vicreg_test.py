@@ -14,4 +14,4 @@ class TestVICReg(Battery):
     return tiny_vicreg()
 
   def make_without_batchnorm(self, microbatches=1):
-    return tiny_vicreg(encoder=tiny.vit(), head=tiny.head(norm='none', final_bias=False), microbatches=microbatches)
+    return tiny_vicreg(encoder=tiny.vit(pool='mean'), head=tiny.head(norm='none', final_bias=False), microbatches=microbatches)

@@ -1,0 +1,197 @@
+"""DINO (Caron et al. 2021, https://arxiv.org/abs/2104.14294).
+
+Presets: digits, cifar10_cpu, cifar10, cifar10_solo, imagenet, imagenet_boosted, imagenet_resnet50.
+"""
+
+from sslax import protocols
+from sslax.methods.dino import DINO
+from sslax.models.prototypes import Prototypes
+from sslax.models.resnet import ResNet
+from sslax.models.vit import ViT
+from sslax.ops.schedules import Ramp
+from sslax.ops.views import MultiCrop, RandomViews, TwoViews
+from sslax.run.config import base_config, unknown_preset
+from sslax.run.optim import Optimizer
+from sslax.spec import spec
+
+
+def head(*features):
+  """The official head's trunk: GELU, no BatchNorm."""
+  return protocols.mlp(*features, norm='none', activation='gelu', kernel_init='trunc_normal_0.02')
+
+
+def prototypes(count, learn_scale=True):
+  """The weight-normalised last layer; learn_scale=False is norm_last_layer=True."""
+  return spec(Prototypes, count=count, weight_norm=True, learn_scale=learn_scale)
+
+
+def multi_crop(large, small):
+  """2x224 and 8x96, the areas of which the recipes choose."""
+  fields = dict(jitter=(0.4, 0.4, 0.2, 0.1), **protocols.IMAGENET)
+  first = spec(RandomViews, count=1, area=large, blur_prob=1.0, **fields)
+  second = spec(RandomViews, count=1, area=large, blur_prob=0.1, solarize_prob=0.2, **fields)
+  local = spec(RandomViews, count=8, size=96, area=small, blur_prob=0.5, blur_kernel=23, **fields)
+  return spec(MultiCrop, large=spec(TwoViews, first=first, second=second), small=local)
+
+
+def digits(config):
+  """Handwritten digits on two CPU cores, minutes.
+
+  python -m sslax.train --config=configs/dino.py:digits --workdir=runs/dino_digits
+
+  Status: not yet measured.
+  """
+  protocols.digits(config)
+  config.method = spec(
+    DINO,
+    encoder=protocols.digits_encoder(),
+    head=head(128, 128, 64),
+    prototypes=prototypes(256),
+    augment=spec(MultiCrop, large=protocols.digits_views()),
+    momentum=spec(Ramp, start=0.98, end=1.0),
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def cifar10_cpu(config):
+  """A small ResNet on CIFAR-10 in minutes on two CPU cores.
+
+  python -m sslax.train --config=configs/dino.py:cifar10_cpu --workdir=runs/dino_cpu \\
+      --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
+
+  Status: not yet measured.
+  """
+  protocols.cifar10_cpu(config)
+  config.method = spec(
+    DINO,
+    encoder=protocols.cifar10_cpu_encoder(),
+    head=head(256, 256, 64),
+    prototypes=prototypes(512),
+    augment=spec(MultiCrop, large=protocols.cifar10_cpu_views()),
+    momentum=spec(Ramp, start=0.98, end=1.0),
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def cifar10(config):
+  """lightly's CIFAR-10 table, batch 512, 200 epochs: kNN 0.813.
+
+  python -m sslax.train --config=configs/dino.py:cifar10 --workdir=runs/dino_cifar10
+
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10.
+  Head 512-2048-256 with BatchNorm, 2,048 prototypes, momentum 0.99 throughout, no small crops.
+  Status: shape-checked, not yet run.
+  """
+  protocols.lightly_cifar10(config)
+  config.method = spec(
+    DINO,
+    encoder=protocols.lightly_encoder(),
+    head=protocols.mlp(2048, 256, activation='gelu', kernel_init='trunc_normal_0.02'),
+    prototypes=prototypes(2048, learn_scale=False),
+    augment=spec(MultiCrop, large=protocols.lightly_asymmetric(area=(0.4, 1.0))),
+    momentum=0.99,
+    train_prototypes=spec(Ramp, start=0.0, end=1.0, shape='step', duration='0 steps'),
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def cifar10_solo(config):
+  """solo-learn's CIFAR-10 table, batch 256, 1,000 epochs: online linear 89.52.
+
+  python -m sslax.train --config=configs/dino.py:cifar10_solo --workdir=runs/dino_cifar10_solo
+
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/dino.yaml; see protocols.solo_cifar10.
+  Status: shape-checked, not yet run.
+  """
+  protocols.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-6)
+  config.method = spec(
+    DINO,
+    encoder=protocols.solo_encoder(),
+    head=head(2048, 2048, 256),
+    prototypes=prototypes(4096),
+    augment=spec(MultiCrop, large=protocols.solo_asymmetric()),
+    momentum=spec(Ramp, start=0.9995, end=1.0),
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def imagenet(config):
+  """ViT-S/16, 100 epochs, 2x224 + 8x96: kNN 69.3, linear probe 74.0 (one node of 8 GPUs; "vanilla" in the official README).
+
+  python -m sslax.train --config=configs/dino.py:imagenet --workdir=runs/dino_imagenet
+
+  The official defaults: batch 512, AdamW 5e-4 x batch / 256, weight decay 0.04 to 0.4, gradients clipped at 3 each, 10 epochs
+  of warm-up,
+  cosine to 1e-6, momentum 0.996 to 1. `imagenet_boosted` gives 73.3 / 76.0.
+  Status: shape-checked, not yet run.
+  """
+  protocols.imagenet(config, batch_size=512, epochs=100.0)
+  config.method = spec(
+    DINO,
+    encoder=spec(ViT, variant='S', drop_path=0.1, dtype='bfloat16'),
+    head=head(2048, 2048, 256),
+    prototypes=prototypes(65536, learn_scale=False),
+    augment=multi_crop((0.4, 1.0), (0.05, 0.4)),
+    momentum=spec(Ramp, start=0.996, end=1.0),
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(
+    Optimizer,
+    name='adamw',
+    learning_rate=5e-4,
+    warmup='10 epochs',
+    end_fraction=1e-6 / 1e-3,
+    weight_decay=0.04,
+    weight_decay_end=0.4,
+    clip_each=3.0,
+  )
+
+
+def imagenet_boosted(config):
+  """ViT-S/16, 300 epochs: kNN 73.3, linear probe 76.0 (official README).
+
+  python -m sslax.train --config=configs/dino.py:imagenet_boosted --workdir=runs/dino_imagenet_boosted
+
+  As `imagenet`, with batch 1024, the teacher temperature from 0.04 to 0.07 over 30 epochs and learnt lengths in the last layer.
+  Status: shape-checked, not yet run.
+  """
+  imagenet(config)
+  config.batch_size, config.num_epochs = 1024, 300.0
+  del config.method['teacher_temperature']  # a number there; ml_collections keeps a field's type
+  config.method.teacher_temperature = spec(Ramp, start=0.04, end=0.07, shape='linear', duration='30 epochs')
+  config.method.prototypes = prototypes(65536)
+  config.optim.end_fraction = 1e-6 / 2e-3
+
+
+def imagenet_resnet50(config):
+  """ResNet-50: kNN 67.5, linear probe 75.3 (800 epochs in the paper).
+
+  python -m sslax.train --config=configs/dino.py:imagenet_resnet50 --workdir=runs/dino_imagenet_resnet50
+
+  The official README: SGD 0.03 x batch / 256, weight decay 1e-4 throughout, crops of (0.14, 1) and (0.05, 0.14).
+  Status: shape-checked, not yet run.
+  """
+  protocols.imagenet(config, batch_size=1024, epochs=800.0)
+  config.method = spec(
+    DINO,
+    encoder=spec(ResNet, depth=50, zero_init_residual=False, dtype='bfloat16'),
+    head=head(2048, 2048, 256),
+    prototypes=prototypes(65536, learn_scale=False),
+    augment=multi_crop((0.14, 1.0), (0.05, 0.14)),
+    momentum=spec(Ramp, start=0.996, end=1.0),
+    teacher_temperature=spec(Ramp, start=0.04, end=0.07, shape='linear', duration='50 epochs'),
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(Optimizer, name='sgd', learning_rate=0.03, warmup='10 epochs', weight_decay=1e-4, clip_each=3.0)
+
+
+PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_solo, imagenet, imagenet_boosted, imagenet_resnet50)}
+
+
+def get_config(preset: str = 'digits'):
+  """The config of a preset: --config=configs/dino.py:PRESET."""
+  config = base_config()
+  if preset not in PRESETS:
+    raise unknown_preset(preset, PRESETS)
+  PRESETS[preset](config)
+  return config

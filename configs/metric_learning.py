@@ -1,0 +1,104 @@
+"""Triplets (Schroff et al. 2015, https://arxiv.org/abs/1503.03832) and the contrastive margin (Hadsell et al. 2006) on two views.
+
+Presets: digits, digits_margin, cifar10_cpu, cifar10_cpu_margin, imagenet.
+"""
+
+from sslax import protocols
+from sslax.methods.metric_learning import MetricLearning
+from sslax.models.resnet import ResNet
+from sslax.ops.views import RandomViews
+from sslax.run.config import base_config, unknown_preset
+from sslax.run.optim import Optimizer
+from sslax.spec import spec
+
+
+def digits(config):
+  """Handwritten digits on two CPU cores, minutes.
+
+  python -m sslax.train --config=configs/metric_learning.py:digits --workdir=runs/metric_learning_digits
+
+  Status: not yet measured.
+  """
+  protocols.digits(config)
+  config.method = spec(
+    MetricLearning,
+    encoder=protocols.digits_encoder(),
+    head=protocols.mlp(64, 64),
+    augment=protocols.digits_views(),
+    margin=0.5,
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def digits_margin(config):
+  """Handwritten digits on two CPU cores, minutes.
+
+  python -m sslax.train --config=configs/{name}.py:digits_margin --workdir=runs/{name}_digits
+
+  Status: not yet measured.
+  """
+  digits(config)
+  config.method.objective, config.method.margin = 'margin', 1.0
+
+
+def cifar10_cpu(config):
+  """A small ResNet on CIFAR-10 in minutes on two CPU cores.
+
+  python -m sslax.train --config=configs/metric_learning.py:cifar10_cpu --workdir=runs/metric_learning_cpu \\
+      --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
+
+  Status: not yet measured.
+  """
+  protocols.cifar10_cpu(config)
+  config.method = spec(
+    MetricLearning,
+    encoder=protocols.cifar10_cpu_encoder(),
+    head=protocols.mlp(128, 128),
+    augment=protocols.cifar10_cpu_views(),
+    margin=0.5,
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def cifar10_cpu_margin(config):
+  """A small ResNet on CIFAR-10 in minutes on two CPU cores.
+
+  python -m sslax.train --config=configs/{name}.py:cifar10_cpu_margin --workdir=runs/{name}_cpu \\
+      --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
+
+  Status: not yet measured.
+  """
+  cifar10_cpu(config)
+  config.method.objective, config.method.margin = 'margin', 1.0
+
+
+def imagenet(config):
+  """SimCLR's comparison of losses, ResNet-50, 100 epochs: semi-hard triplets 57.5, margin 50.9, NT-Xent 63.9.
+
+  python -m sslax.train --config=configs/metric_learning.py:imagenet --workdir=runs/metric_learning_imagenet
+
+  Chen et al. 2020, table 4, in SimCLR's setting; margins there were tuned and are not in our sources.
+  Status: shape-checked, not yet run.
+  """
+  protocols.imagenet(config, batch_size=4096, epochs=100.0)
+  config.method = spec(
+    MetricLearning,
+    encoder=spec(ResNet, depth=50, projection='group', dtype='bfloat16'),
+    head=protocols.mlp(2048, 128),
+    augment=spec(RandomViews),
+    margin=0.8,
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
+
+
+PRESETS = {f.__name__: f for f in (digits, digits_margin, cifar10_cpu, cifar10_cpu_margin, imagenet)}
+
+
+def get_config(preset: str = 'digits'):
+  """The config of a preset: --config=configs/metric_learning.py:PRESET."""
+  config = base_config()
+  if preset not in PRESETS:
+    raise unknown_preset(preset, PRESETS)
+  PRESETS[preset](config)
+  return config

@@ -1,0 +1,167 @@
+"""MoCo v1 (He et al. 2020, https://arxiv.org/abs/1911.05722) and v2 (Chen et al. 2020, https://arxiv.org/abs/2003.04297).
+
+Presets: digits, cifar10_cpu, cifar10, cifar10_solo, imagenet_v1, imagenet.
+"""
+
+from sslax import protocols
+from sslax.methods.moco import MoCo
+from sslax.models.resnet import ResNet
+from sslax.ops.schedules import Ramp
+from sslax.ops.views import RandomViews
+from sslax.run.config import base_config, unknown_preset
+from sslax.run.optim import Optimizer
+from sslax.spec import spec
+
+
+def digits(config):
+  """Handwritten digits on two CPU cores, minutes.
+
+  python -m sslax.train --config=configs/moco.py:digits --workdir=runs/moco_digits
+
+  Status: not yet measured.
+  """
+  protocols.digits(config)
+  config.method = spec(
+    MoCo,
+    encoder=protocols.digits_encoder(norm_groups=8),
+    head=protocols.mlp(64, 64, norm='none'),
+    augment=protocols.digits_views(),
+    queue_size=1024,
+    temperature=0.2,
+    momentum=0.99,
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def cifar10_cpu(config):
+  """A small ResNet on CIFAR-10 in minutes on two CPU cores.
+
+  python -m sslax.train --config=configs/moco.py:cifar10_cpu --workdir=runs/moco_cpu \\
+      --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
+
+  Status: not yet measured.
+  """
+  protocols.cifar10_cpu(config)
+  config.method = spec(
+    MoCo,
+    encoder=protocols.cifar10_cpu_encoder(norm_groups=8),
+    head=protocols.mlp(128, 128, norm='none'),
+    augment=protocols.cifar10_cpu_views(),
+    queue_size=4096,
+    temperature=0.2,
+    momentum=0.99,
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def cifar10(config):
+  """lightly's CIFAR-10 table, batch 512, 200 epochs: kNN 0.847 (Moco).
+
+  python -m sslax.train --config=configs/moco.py:cifar10 --workdir=runs/moco_cifar10
+
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10.
+  Both directions, a bank of 8,192 at batch 512, BatchNorm in 8 groups of rows.
+  Status: shape-checked, not yet run.
+  """
+  protocols.lightly_cifar10(config)
+  config.method = spec(
+    MoCo,
+    encoder=protocols.lightly_encoder(norm_groups=8),
+    head=protocols.mlp(512, 128, norm='none'),
+    augment=protocols.lightly_views(),
+    queue_size=8192,
+    temperature=0.1,
+    momentum=0.99,
+    symmetric=True,
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def cifar10_solo(config):
+  """solo-learn's CIFAR-10 table, batch 256, 1,000 epochs: online linear 92.94 (MoCo V2+).
+
+  python -m sslax.train --config=configs/moco.py:cifar10_solo --workdir=runs/moco_cifar10_solo
+
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/mocov2plus.yaml; see protocols.solo_cifar10.
+  Theirs keeps a queue for each direction; here one takes the keys of both.
+  Status: shape-checked, not yet run.
+  """
+  protocols.solo_cifar10(config, name='sgd', learning_rate=0.3, weight_decay=1e-4)
+  config.method = spec(
+    MoCo,
+    encoder=protocols.solo_encoder(),
+    head=protocols.mlp(2048, 256, norm='none'),
+    augment=protocols.solo_symmetric(jitter=(0.4, 0.4, 0.4, 0.1)),
+    queue_size=65536,
+    temperature=0.2,
+    momentum=spec(Ramp, start=0.99, end=0.999),
+    symmetric=True,
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def imagenet_v1(config):
+  """MoCo v1, ResNet-50, 200 epochs: linear probe 60.6.
+
+  python -m sslax.train --config=configs/moco.py:imagenet_v1 --workdir=runs/moco_imagenet_v1
+
+  The official code: batch 256, SGD 0.03, x0.1 at 120 and 160, weight decay 1e-4 on everything, grey before the colour jitter
+  there, after it here.
+  Status: shape-checked, not yet run.
+  """
+  protocols.imagenet(config, batch_size=256, epochs=200.0)
+  config.method = spec(
+    MoCo,
+    encoder=spec(ResNet, depth=50, norm_groups=8, zero_init_residual=False, dtype='bfloat16'),
+    head=protocols.mlp(128),
+    augment=spec(RandomViews, area=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_prob=1.0, blur_prob=0.0, **protocols.IMAGENET),
+    queue_size=65536,
+    temperature=0.07,
+    momentum=0.999,
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(
+    Optimizer,
+    name='sgd',
+    learning_rate=0.03,
+    schedule='multistep',
+    milestones=('120 epochs', '160 epochs'),
+    warmup='0 steps',
+    weight_decay=1e-4,
+    exclude='',
+  )
+
+
+def imagenet(config):
+  """MoCo v2, ResNet-50, 200 epochs: linear probe 67.5 +- 0.1; 800 epochs: 71.1.
+
+  python -m sslax.train --config=configs/moco.py:imagenet --workdir=runs/moco_imagenet
+
+  The official code: batch 256, SGD 0.03, cosine once an epoch, weight decay 1e-4 on everything, BatchNorm of 8 GPUs with
+  shuffled keys.
+  Status: shape-checked, not yet run.
+  """
+  protocols.imagenet(config, batch_size=256, epochs=200.0)
+  config.method = spec(
+    MoCo,
+    encoder=spec(ResNet, depth=50, norm_groups=8, zero_init_residual=False, dtype='bfloat16'),
+    head=protocols.mlp(2048, 128, norm='none'),
+    augment=protocols.moco_v2_views(),
+    queue_size=65536,
+    temperature=0.2,
+    momentum=0.999,
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(Optimizer, name='sgd', learning_rate=0.03, per_epoch=True, warmup='0 steps', weight_decay=1e-4, exclude='')
+
+
+PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_solo, imagenet_v1, imagenet)}
+
+
+def get_config(preset: str = 'digits'):
+  """The config of a preset: --config=configs/moco.py:PRESET."""
+  config = base_config()
+  if preset not in PRESETS:
+    raise unknown_preset(preset, PRESETS)
+  PRESETS[preset](config)
+  return config

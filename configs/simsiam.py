@@ -1,0 +1,165 @@
+"""SimSiam (Chen & He 2021, https://arxiv.org/abs/2011.10566).
+
+Presets: digits, cifar10_cpu, cifar10, cifar10_paper, cifar10_solo, imagenet.
+"""
+
+from sslax import protocols
+from sslax.methods.simsiam import SimSiam
+from sslax.models.resnet import ResNet
+from sslax.run.config import base_config, unknown_preset
+from sslax.run.optim import Optimizer
+from sslax.spec import spec
+
+
+def projector(*features, final_norm='bn_no_affine'):
+  """No biases, BatchNorm after every layer, without affine after the last (official code)."""
+  return protocols.mlp(*features, bias=False, final_bias=False, final_norm=final_norm)
+
+
+def predictor(*features):
+  """A bottleneck; the last layer has a bias and no BatchNorm."""
+  return protocols.mlp(*features, bias=False)
+
+
+def digits(config):
+  """Handwritten digits on two CPU cores, minutes.
+
+  python -m sslax.train --config=configs/simsiam.py:digits --workdir=runs/simsiam_digits
+
+  Status: not yet measured.
+  """
+  protocols.digits(config)
+  config.method = spec(
+    SimSiam,
+    encoder=protocols.digits_encoder(),
+    head=projector(128, 128),
+    predictor=predictor(32, 128),
+    augment=protocols.digits_views(),
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim.constant = '^predictor/'
+
+
+def cifar10_cpu(config):
+  """A small ResNet on CIFAR-10 in minutes on two CPU cores.
+
+  python -m sslax.train --config=configs/simsiam.py:cifar10_cpu --workdir=runs/simsiam_cpu \\
+      --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
+
+  Status: not yet measured.
+  """
+  protocols.cifar10_cpu(config)
+  config.method = spec(
+    SimSiam,
+    encoder=protocols.cifar10_cpu_encoder(),
+    head=projector(256, 256),
+    predictor=predictor(64, 256),
+    augment=protocols.cifar10_cpu_views(),
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim.constant = '^predictor/'
+
+
+def cifar10(config):
+  """lightly's CIFAR-10 table, batch 512, 200 epochs: kNN 0.764 (800 epochs: 0.904).
+
+  python -m sslax.train --config=configs/simsiam.py:cifar10 --workdir=runs/simsiam_cifar10
+
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10.
+  The rate is not scaled with the batch.
+  Status: shape-checked, not yet run.
+  """
+  protocols.lightly_cifar10(config, scale_rate=False)
+  config.method = spec(
+    SimSiam,
+    encoder=protocols.lightly_encoder(),
+    head=projector(2048, 2048, final_norm='bn'),
+    predictor=predictor(512, 2048),
+    augment=protocols.lightly_views(area=(0.2, 1.0)),
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+def cifar10_paper(config):
+  """The paper's appendix D: linear probe 91.8 after 800 epochs.
+
+  python -m sslax.train --config=configs/simsiam.py:cifar10_paper --workdir=runs/simsiam_cifar10_paper
+
+  ResNet-18, SGD 0.03 x batch / 256, batch 512, weight decay 5e-4, cosine, a two-layer projector, no blur.
+  Status: shape-checked, not yet run.
+  """
+  protocols.lightly_cifar10(config)
+  config.num_epochs = 800.0
+  config.method = spec(
+    SimSiam,
+    encoder=spec(ResNet, depth=18, stem='cifar', dtype='bfloat16'),
+    head=projector(2048, 2048),
+    predictor=predictor(512, 2048),
+    augment=protocols.lightly_views(area=(0.2, 1.0)),
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(
+    Optimizer, name='sgd', learning_rate=0.03, warmup='0 steps', weight_decay=5e-4, exclude='', constant='^predictor/'
+  )
+
+
+def cifar10_solo(config):
+  """solo-learn's CIFAR-10 table, batch 256, 1,000 epochs: online linear 90.51.
+
+  python -m sslax.train --config=configs/simsiam.py:cifar10_solo --workdir=runs/simsiam_cifar10_solo
+
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/simsiam.yaml; see protocols.solo_cifar10.
+  Status: shape-checked, not yet run.
+  """
+  protocols.solo_cifar10(config, name='sgd', learning_rate=0.5, weight_decay=1e-5)
+  config.method = spec(
+    SimSiam,
+    encoder=protocols.solo_encoder(),
+    head=projector(2048, 2048, 2048),
+    predictor=predictor(512, 2048),
+    augment=protocols.solo_symmetric(jitter=(0.4, 0.4, 0.4, 0.1)),
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim.constant = '^predictor/'
+
+
+def imagenet(config):
+  """ResNet-50, 100 epochs: linear probe 68.1 (batch 512), 68.3 (256).
+
+  python -m sslax.train --config=configs/simsiam.py:imagenet --workdir=runs/simsiam_imagenet
+
+  The official code: SGD 0.05 x batch / 256, weight decay 1e-4 on everything, cosine once an epoch; the predictor keeps the
+  peak rate.
+  Status: shape-checked, not yet run.
+  """
+  protocols.imagenet(config, batch_size=512, epochs=100.0)
+  config.method = spec(
+    SimSiam,
+    encoder=spec(ResNet, depth=50, dtype='bfloat16'),
+    head=projector(2048, 2048, 2048),
+    predictor=predictor(512, 2048),
+    augment=protocols.moco_v2_views(),
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim = spec(
+    Optimizer,
+    name='sgd',
+    learning_rate=0.05,
+    per_epoch=True,
+    warmup='0 steps',
+    weight_decay=1e-4,
+    exclude='',
+    constant='^predictor/',
+  )
+
+
+PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_paper, cifar10_solo, imagenet)}
+
+
+def get_config(preset: str = 'digits'):
+  """The config of a preset: --config=configs/simsiam.py:PRESET."""
+  config = base_config()
+  if preset not in PRESETS:
+    raise unknown_preset(preset, PRESETS)
+  PRESETS[preset](config)
+  return config
