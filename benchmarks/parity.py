@@ -14,11 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslax.losses.contrastive import nt_xent
+from sslax.losses.contrastive import info_nce_queue, nt_xent, supcon
+from sslax.losses.distillation import dino, update_center
+from sslax.losses.redundancy import barlow_twins, vicreg
+from sslax.losses.similarity import byol, negative_cosine
 from sslax.models import import_torch, net
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
 from sslax.ops import geometry, photometric
+from sslax.ops.sinkhorn import sinkhorn
 
 TESTS = pathlib.Path(__file__).resolve().parents[1] / 'tests'
 sys.path.insert(0, str(TESTS))
@@ -56,13 +60,38 @@ def image_ops():
     yield f'image_ops: {name}', float(np.abs(np.asarray(ours) - theirs).max())
 
 
+LOSSES = {  # reference: (the loss of its arrays, the names of those that have a gradient)
+  'nt_xent_t0.1': (lambda r: lambda z1, z2: nt_xent(z1, z2, 0.1), ('z1', 'z2')),
+  'nt_xent_t0.5': (lambda r: lambda z1, z2: nt_xent(z1, z2, 0.5), ('z1', 'z2')),
+  'moco_t0.2': (lambda r: lambda q, k: info_nce_queue(q, k, r['queue'].T, 0.2), ('q', 'k')),
+  'supcon_t0.1': (lambda r: lambda z: supcon(z, r['label'], 0.1), ('z',)),
+  'byol': (lambda r: byol, ('p', 'z')),
+  'negative_cosine': (lambda r: lambda p: negative_cosine(p, r['z']), ('p',)),
+  'barlow_lambda0.005': (lambda r: lambda z1, z2: barlow_twins(z1, z2, 0.005), ('z1', 'z2')),
+  'vicreg_25_25_1': (lambda r: vicreg, ('z1', 'z2')),
+  'dino': (
+    lambda r: lambda s: dino(s, r['teacher'], r['center_before'], r['student_temp'], r['teacher_temp']),
+    ('student',),
+  ),
+}
+
+
 def losses():
-  for t in (0.1, 0.5):
-    reference = golden(f'loss_nt_xent_t{t}')
-    value, grads = jax.jit(jax.value_and_grad(lambda a, b, t=t: nt_xent(a, b, t), (0, 1)))(reference['z1'], reference['z2'])
-    yield f'loss_nt_xent_t{t}: value', relative(value, reference['loss'])
-    for ours, key in zip(grads, ('grad_z1', 'grad_z2'), strict=True):
-      yield f'loss_nt_xent_t{t}: {key}', relative(ours, reference[key])
+  for name, (loss, arrays) in LOSSES.items():
+    reference = dict(golden(f'loss_{name}'))
+    inputs = [reference[key] for key in arrays]
+    value, grads = jax.jit(jax.value_and_grad(loss(reference), tuple(range(len(arrays)))))(*inputs)
+    yield f'loss_{name}: value', relative(value, reference['loss'])
+    for ours, key in zip(grads, arrays, strict=True):
+      theirs = reference[f'grad_{key}']
+      if name.startswith('supcon'):  # theirs takes unit rows as they are; normalising them removes the part along the row
+        theirs = theirs - reference['z'] * (reference['z'] * theirs).sum(axis=1, keepdims=True)
+      yield f'loss_{name}: grad_{key}', relative(ours, theirs)
+  reference = golden('loss_dino')
+  center = update_center(reference['center_before'], reference['teacher'], float(reference['center_momentum']))
+  yield 'loss_dino: center', relative(center, reference['center_after'])
+  reference = golden('sinkhorn_eps0.05_iter3')
+  yield 'sinkhorn_eps0.05_iter3: codes', relative(sinkhorn(reference['scores']), reference['codes'])
 
 
 def models():

@@ -14,6 +14,15 @@ from sslax.run.config import unknown_preset
 from sslax.spec import spec
 
 
+METHODS = ('simclr', 'moco', 'moco_v3', 'byol', 'simsiam', 'nnclr', 'barlow_twins', 'vicreg', 'swav', 'dino', 'supcon')
+
+
+def every_method(preset):
+  """Each method's own preset of that name; the two pairwise losses are one method with two."""
+  pairwise = (f'triplet=configs/metric_learning.py:{preset}', f'margin=configs/metric_learning.py:{preset}_margin')
+  return (*(f'{name}=configs/{name}.py:{preset}' for name in METHODS), *pairwise)
+
+
 def digits(config):
   """All methods on 1,297 handwritten digits, small ResNet, two CPU cores.
 
@@ -22,7 +31,7 @@ def digits(config):
   With all labels given, raw pixels are hard to beat on digits: the column to read is that of 5 labels a class.
   Status: not yet measured as a whole; a run of one method takes two to three minutes.
   """
-  config.methods = ('simclr=configs/simclr.py:digits',)
+  config.methods = every_method('digits')
   config.probes = ('knn', 'linear', 'fewshot')
   config.shared = dict(
     data=dict(train='digits:@train', test='digits:@test', image_size=12),
@@ -44,7 +53,7 @@ def cifar10_cpu(config):
 
   Status: shape-checked, not yet run.
   """
-  config.methods = ('simclr=configs/simclr.py:cifar10_cpu',)
+  config.methods = every_method('cifar10_cpu')
   config.probes = ('knn', 'linear')
   config.shared = dict(
     data=dict(train='tfds:cifar10@train', test='tfds:cifar10@test', image_size=32),

@@ -45,7 +45,7 @@ def digits(config):
   config.method = spec(
     DINO,
     encoder=protocols.digits_encoder(),
-    head=head(128, 128, 64),
+    head=protocols.mlp(128, 128, 64, activation='gelu', kernel_init='trunc_normal_0.02'),
     prototypes=prototypes(256),
     augment=spec(MultiCrop, large=protocols.digits_views()),
     momentum=spec(Ramp, start=0.98, end=1.0),
@@ -65,7 +65,7 @@ def cifar10_cpu(config):
   config.method = spec(
     DINO,
     encoder=protocols.cifar10_cpu_encoder(),
-    head=head(256, 256, 64),
+    head=protocols.mlp(256, 256, 64, activation='gelu', kernel_init='trunc_normal_0.02'),
     prototypes=prototypes(512),
     augment=spec(MultiCrop, large=protocols.cifar10_cpu_views()),
     momentum=spec(Ramp, start=0.98, end=1.0),

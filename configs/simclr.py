@@ -1,8 +1,9 @@
 """SimCLR v1 (Chen et al. 2020, https://arxiv.org/abs/2002.05709).
 
-Presets: digits, cifar10_cpu, cifar10, cifar10_simclr, imagenet.
+Presets: digits, cifar10_cpu, cifar10, cifar10_solo, cifar10_simclr, imagenet.
 """
 
+from sslax import protocols
 from sslax.methods.simclr import SimCLR
 from sslax.models.mlp import MLP
 from sslax.models.resnet import ResNet
@@ -30,39 +31,15 @@ def digits(config):
   draws: 0.765 / 0.907 / 0.923 (raw pixels 0.678 / 0.845 / 0.867, random encoder 0.260 / 0.389 / 0.421). Temperature, crops and
   batch size were chosen among a dozen short runs by these accuracies on the same 500 test digits: a little of it is selection.
   """
-  config.data.train, config.data.test, config.data.image_size = 'digits:@train', 'digits:@test', 12
-  config.batch_size, config.num_epochs = 128, 130.0
+  protocols.digits(config)
   config.method = spec(
     SimCLR,
-    encoder=spec(ResNet, depth=18, stem='cifar', stages=(1, 1, 1), base=16),
+    encoder=protocols.digits_encoder(),
     head=official_head(64, 64),
-    # A digit is a shape: nothing of it may change that would make it another digit. So no flips (2 and 5, 6 and 9), and no
-    # colours, as there are none. What differs between two writers of the same digit is slant, size, place, stroke width and pen
-    # pressure: shear, a rotation far below the angle that turns a 6 towards a 9, crops that keep at least half of the digit with
-    # a free aspect ratio, blur (stroke), brightness and contrast (pressure). Stronger crops and angles, erasing, and temperatures
-    # of 0.1 and 0.5 all gave less in short runs.
-    augment=spec(
-      RandomViews,
-      size=12,
-      area=(0.5, 1.0),
-      ratio=(0.7, 1.4),
-      interpolation='bilinear',
-      flip=0.0,
-      jitter=(0.4, 0.4, 0.0, 0.0),
-      gray_prob=0.0,
-      blur_prob=0.5,
-      blur_kernel=3,
-      blur_sigma=(0.1, 1.5),
-      rotate=20.0,
-      shear=20.0,
-    ),
+    augment=protocols.digits_views(),
     temperature=0.2,
     microbatches=config.get_ref('microbatches'),
   )
-  config.optim = spec(Optimizer, name='adamw', learning_rate=1.5e-3, scaling='none', warmup='5%', weight_decay=1e-4)
-  config.checkpoint.every_steps = 200
-  config.online.every_steps = 200
-  config.eval.knn_k = 20
 
 
 def cifar10_cpu(config):
@@ -74,66 +51,54 @@ def cifar10_cpu(config):
   Status: measured on 2026-11-22, 2 CPU cores (shared), 15 minutes. kNN (k 200, T 0.1, all 50,000 training images) on the 10,000
   test images 0.497, raw pixels with the same kNN 0.450; linear probe 0.530.
   """
-  config.data.train, config.data.test, config.data.image_size = 'tfds:cifar10@train', 'tfds:cifar10@test', 32
-  config.batch_size, config.num_epochs = 256, 6.0
+  protocols.cifar10_cpu(config)
   config.method = spec(
     SimCLR,
-    # The ImageNet stem halves the resolution twice: a sixth of the CIFAR stem's time on a CPU, and more images seen is worth
-    # more here.
-    encoder=spec(ResNet, depth=18, stem='imagenet', stages=(1, 1, 1), base=32),
+    encoder=protocols.cifar10_cpu_encoder(),
     head=official_head(128, 128),
-    augment=spec(RandomViews, size=32, area=(0.2, 1.0), interpolation='bilinear', jitter=(0.4, 0.4, 0.4, 0.1), blur_prob=0.0),
+    augment=protocols.cifar10_cpu_views(),
     temperature=0.2,
     microbatches=config.get_ref('microbatches'),
   )
-  config.optim = spec(Optimizer, name='adamw', learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=1e-4)
-  config.checkpoint.every_steps = 200
-  config.online.every_steps = 400
 
 
 def cifar10(config):
-  """The protocol of lightly's CIFAR-10 table, to be compared with its SimCLR row: kNN (k 200, T 0.1) 0.848 at batch 512, 200
-  epochs.
+  """lightly's CIFAR-10 table, batch 512, 200 epochs: kNN 0.848.
 
   python -m sslax.train --config=configs/simclr.py:cifar10 --workdir=runs/simclr_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst (best epoch; 87 minutes on an A6000).
-  ResNet-18 with a 3x3 stem and no ReLU after it (a quirk of their backbone that belongs to the published number), SGD 0.06 x
-  batch / 128, cosine once an epoch to 0, no warm-up, weight decay 5e-4 on every parameter, ImageNet mean and std.
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10. 87
+  minutes on an A6000.
   Status: shape-checked, not yet run to the end.
   """
-  config.data.train, config.data.test, config.data.image_size = 'tfds:cifar10@train', 'tfds:cifar10@test', 32
-  config.batch_size, config.num_epochs = 512, 200.0
+  protocols.lightly_cifar10(config)
   config.method = spec(
     SimCLR,
-    encoder=spec(ResNet, depth=18, stem='cifar', relu_after_stem=False, zero_init_residual=False, dtype='bfloat16'),
-    head=spec(MLP, features=(512, 128), norm='bn', bias=False, final_bias=False, final_norm='bn', kernel_init='torch'),
-    augment=spec(
-      RandomViews,
-      size=32,
-      area=(0.08, 1.0),
-      interpolation='bilinear',
-      jitter=(0.4, 0.4, 0.4, 0.1),
-      blur_prob=0.0,
-      mean=(0.485, 0.456, 0.406),
-      std=(0.229, 0.224, 0.225),
-    ),
+    encoder=protocols.lightly_encoder(),
+    head=protocols.mlp(512, 128, bias=False, final_bias=False, final_norm='bn'),
+    augment=protocols.lightly_views(),
     temperature=0.5,
     microbatches=config.get_ref('microbatches'),
   )
-  config.optim = spec(
-    Optimizer,
-    name='sgd',
-    learning_rate=0.06,
-    scaling='linear',
-    reference_batch=128,
-    per_epoch=True,
-    warmup='0 steps',
-    weight_decay=5e-4,
-    exclude='',
+
+
+def cifar10_solo(config):
+  """solo-learn's CIFAR-10 table, batch 256, 1,000 epochs: online linear 90.74.
+
+  python -m sslax.train --config=configs/simclr.py:cifar10_solo --workdir=runs/simclr_cifar10_solo
+
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/simclr.yaml; see protocols.solo_cifar10.
+  Status: shape-checked, not yet run.
+  """
+  protocols.solo_cifar10(config, name='larc', learning_rate=0.4, weight_decay=1e-4)
+  config.method = spec(
+    SimCLR,
+    encoder=protocols.solo_encoder(),
+    head=protocols.mlp(2048, 256, norm='none'),
+    augment=protocols.solo_symmetric(),
+    temperature=0.2,
+    microbatches=config.get_ref('microbatches'),
   )
-  config.checkpoint.every_steps = 970
-  config.online.every_steps = 970
 
 
 def cifar10_simclr(config):
@@ -172,9 +137,7 @@ def imagenet(config):
   The paper's hardware: 128 TPU v3 cores, 1.5 hours.
   Status: shape-checked under jax.eval_shape, not yet run.
   """
-  config.data.train, config.data.test = 'tfds:imagenet2012@train', 'tfds:imagenet2012@validation'
-  config.data.image_size, config.data.eval_resize, config.data.crop_on = 224, 256, 'host'
-  config.batch_size, config.num_epochs = 4096, 100.0
+  protocols.imagenet(config, batch_size=4096, epochs=100.0)
   config.method = spec(
     SimCLR,
     encoder=spec(ResNet, depth=50, projection='group', dtype='bfloat16'),
@@ -186,7 +149,7 @@ def imagenet(config):
   config.optim = spec(Optimizer, name='lars', learning_rate=0.3, scaling='linear', warmup='10 epochs', weight_decay=1e-6)
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_simclr, imagenet)}
+PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_solo, cifar10_simclr, imagenet)}
 
 
 def get_config(preset: str = 'digits'):

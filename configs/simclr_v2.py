@@ -215,6 +215,7 @@ def imagenet(config):
 
   Other rows of that table: --config.method.encoder.depth=152 --config.method.encoder.width=3 (795M; linear 79.8), with
   --config.method.head.features="(6144,6144,128)". Batch 4096, LARS 0.1 x sqrt(batch) = 6.4, warm-up over 5 %, weight decay 1e-4.
+  The paper's hardware: 128 Cloud TPUs.
   Status: shape-checked under jax.eval_shape, not yet run.
   """
   protocols.imagenet(config, batch_size=4096, epochs=800.0)

@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import contextlib
 import difflib
 import gc
 import itertools
@@ -22,6 +23,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from sslax import errors
 from sslax.data.sources import open_source
 from sslax.errors import Diverged, Interrupted, UserError, suggest
 from sslax.evals import pictures, report
@@ -49,21 +51,34 @@ ENDED = ('done', 'diverged')  # not run again; a failed run is: the disk, the me
 
 
 class Stop(StopRequest):
-  """Signals raise KeyboardInterrupt where nothing can be lost (checks, compilation, probes); in the loop they set the flag."""
+  """A signal while the loop trains is for the loop, which saves first. At any other time it ends the process at once: files are
+  written whole or not at all, so nothing can be lost.
+
+  No exception from the handler: where it falls into a callback of the garbage collector, Python drops it (seen).
+  """
 
   def __init__(self, early: str = ''):
     super().__init__()
-    self.signal, self.at_once = early, True
+    self.signal, self.training, self.place, self.workdir = early, False, 'the checks', pathlib.Path()
 
   def _handle(self, number, frame):
     super()._handle(number, frame)
-    if self.at_once:
-      raise KeyboardInterrupt
+    if not self.training:
+      with contextlib.suppress(RuntimeError):  # the signal may have come in the middle of a print
+        sys.stdout.flush()
+      os.write(2, f'\ninterrupted: {self.message()}\n'.encode())
+      os._exit(errors.INTERRUPTED)
+
+  def message(self, cause: str = '') -> str:
+    return (
+      f'{self.signal or cause} in {self.place}; everything done so far is saved in {self.workdir}, and the same command goes on:'
+      f'\n  {_command()}'
+    )
 
   def check(self) -> None:
-    """For a signal that came where it could only set the flag."""
+    """Raises Interrupted for a signal that came during the imports, or too late for the loop to read it."""
     if self.signal:
-      raise KeyboardInterrupt
+      raise Interrupted(self.signal)
 
 
 class Journal:
@@ -253,25 +268,35 @@ class Comparison:
     if jax.process_count() > 1:
       raise UserError('compare runs in one process: start it without SSLAX_NUM_PROCESSES')
     wrong, resolved = [], {}
-    for name in dict.fromkeys(name for name, _ in self.todo):
+    for name, seed in self.todo:  # what can be found by reading, of all, before anything is built
+      try:
+        config = self.resolve(name, seed)
+        configs.check(config, jax.device_count())
+        configs.refuse_other(config, self.folder(name, seed))
+        resolved[name, seed] = config
+      except UserError as error:
+        wrong.append(f'{name} ({self.methods[name]}): {error}')
+    wrong += _unfair({name: config for (name, _), config in resolved.items()})
+    for key, uri in sorted({(key, config.data[key]) for config in resolved.values() for key in ('train', 'test')}):
+      try:
+        labelled = uri and open_source(uri).num_classes
+      except UserError as error:
+        wrong.append(f'config.shared.data.{key}: {error}')
+        continue
+      if not labelled:
+        wrong.append(f'config.shared.data.{key}={uri!r}: the probes need labelled data')
+    if wrong:
+      raise UserError('\n'.join(dict.fromkeys(wrong)))
+    open_runs = {name: seed for name, seed in self.todo if Journal(self.folder(name, seed))['status'] not in ENDED}
+    for name, seed in open_runs.items():  # seeds have the same shapes
       print(f' {name}', end='', flush=True)
       try:
-        for seed in (seed for other, seed in self.todo if other == name):
-          config = self.resolve(name, seed)
-          configs.check(config, jax.device_count())
-          configs.refuse_other(config, self.folder(name, seed))
-        resolved[name] = config
-        if any(Journal(self.folder(name, seed))['status'] not in ENDED for other, seed in self.todo if other == name):
-          _trace(loop.prepare(config, self.folder(name, seed)))
+        _trace(loop.prepare(resolved[name, seed], self.folder(name, seed)))
       except UserError as error:
         wrong.append(f'{name} ({self.methods[name]}): {error}')
     print(flush=True)
-    wrong += _unfair(resolved)
     if wrong:
       raise UserError('\n'.join(wrong))
-    for key, uri in next(iter(resolved.values())).data.items():
-      if key in ('train', 'test') and not (uri and open_source(uri).num_classes):
-        raise UserError(f'config.shared.data.{key}={uri!r}: the probes need labelled data')
 
   # Running
 
@@ -282,7 +307,7 @@ class Comparison:
       Interrupted: asked to stop; everything up to here is saved.
       UserError: something is wrong with one of the runs; none has started.
     """
-    place = 'the checks'
+    stop.workdir = self.workdir
     try:
       stop.check()
       print(f'checking {len(self.todo)} run(s) of {len({n for n, _ in self.todo})} method(s):', end='', flush=True)
@@ -294,26 +319,23 @@ class Comparison:
       _make_folder(self.workdir)
       configs.save(self.config, self.workdir)
       self._note_command()
-      place = 'the floors'
+      stop.place = 'the floors'
       for seed in dict.fromkeys(seed for _, seed in self.todo):
         self._floors(seed)
       open_runs = [(n, s) for n, s in self.todo if Journal(self.folder(n, s))['status'] not in ENDED]
       for name, seed in open_runs:
-        number = self.todo.index((name, seed)) + 1
-        place = f'run {number} of {len(self.todo)} ({name}, seed {seed})'
+        stop.check()
+        stop.place = f'run {self.todo.index((name, seed)) + 1} of {len(self.todo)} ({name}, seed {seed})'
         left = self._seconds_left()
-        print(f'\n=== {place}' + (f'; about {_clock(left)} left for all' if left else ''), flush=True)
+        print(f'\n=== {stop.place}' + (f'; about {_clock(left)} left for all' if left else ''), flush=True)
         self._one(name, seed, stop)
         if (name, seed) != open_runs[-1]:
           self._write()
           print('\n' + report.text_table(self.table(short=True)), flush=True)
       self._write()
       print('\n' + report.text_table(self.table()))
-    except (KeyboardInterrupt, Interrupted) as error:
-      cause = stop.signal or str(error) or 'SIGINT'
-      raise Interrupted(
-        f'{cause} in {place}; everything done so far is saved in {self.workdir}, and the same command goes on:\n  {_command()}'
-      ) from error
+    except Interrupted as error:
+      raise Interrupted(stop.message(str(error))) from error
     statuses = [(n, s, Journal(self.folder(n, s))['status']) for n, s in self.todo]
     bad = [f'{n} (seed {s}: {status})' for n, s, status in statuses if status != 'done']
     print(f'\ndone: {len(statuses) - len(bad)} of {len(statuses)} runs{", but not " + ", ".join(bad) if bad else ""}')
@@ -650,8 +672,14 @@ def _set(config, key, value, where):
     raise UserError(f'{where}={value!r}: {error}') from None
 
 
+# Fields of an encoder that belong to a method, not to the backbone: MoCo's ShuffleBN, DINO's drop path, MoCo v3's patches.
+METHODS_OWN = ('norm_groups', 'norm_strided', 'drop_path', 'freeze_patch')
+
+
 def _replace_encoders(node: Any, encoder) -> int:
-  """Puts `encoder` in the place of every node of that name, however deep; returns how many there were."""
+  """Puts `encoder` in the place of every node of that name, however deep; returns how many there were. What of an encoder belongs
+  to the method (`METHODS_OWN`) stays.
+  """
   if isinstance(node, (tuple, list)):
     return sum(_replace_encoders(item, encoder) for item in node)
   if not isinstance(node, ml_collections.ConfigDict):
@@ -661,6 +689,9 @@ def _replace_encoders(node: Any, encoder) -> int:
     if key == 'encoder' and isinstance(value, ml_collections.ConfigDict) and 'make' in value:
       with node.ignore_type():
         node[key] = encoder.copy_and_resolve_references()
+      for own in METHODS_OWN:
+        if own in value and own in node[key]:
+          node[key][own] = value[own]
       count += 1
     else:
       count += _replace_encoders(value, encoder)
@@ -673,7 +704,10 @@ def _encoders(node: Any) -> list[str]:
     return [e for item in node for e in _encoders(item)]
   if not isinstance(node, ml_collections.ConfigDict):
     return []
-  here = [node.encoder.to_json(sort_keys=True)] if isinstance(node.get('encoder'), ml_collections.ConfigDict) else []
+  here = []
+  if isinstance(node.get('encoder'), ml_collections.ConfigDict):
+    same = {k: v for k, v in node.encoder.to_dict().items() if k not in METHODS_OWN}
+    here = [json.dumps(same, sort_keys=True)]
   return here + [e for key, value in node.items() if key != 'encoder' for e in _encoders(value)]
 
 
@@ -756,14 +790,13 @@ def _train(config, workdir: pathlib.Path, journal: Journal, stop: Stop) -> None:
     journal.online(int(state.step), began)
     return values
 
-  stop.at_once = False  # from here on the loop saves before it ends
-  stop.check()
   journal.begin((Reader(workdir).steps() or [0])[-1], compile_seconds)
+  stop.training = True
   try:
     loop.train(run, _Compiled(lambda: compiled), workdir, stop, online if accuracy else None)
   finally:
+    stop.training = False
     journal.end(time.time())
-    stop.at_once = True
 
 
 def _probe(workdir: pathlib.Path, probes: list[str], journal: Journal) -> None:
@@ -841,13 +874,13 @@ def _mean_curve(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 def _bars(values: dict[str, list[float]], lines: dict[str, float], xlabel: str) -> str:
   """Horizontal bars, the last on top, with vertical lines for the floors."""
   means = [statistics.mean(v) for v in values.values()]
-  errors = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
+  stds = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
   with pictures._figure(7.2, 1.3 + 0.34 * len(values)) as (figure, axes):
     axes.barh(range(len(values)), means, 0.66, color=pictures.PALETTE[0])
-    for i, (mean, error) in enumerate(zip(means, errors, strict=True)):
-      if error:
-        axes.errorbar(mean, i, xerr=error, fmt='none', ecolor='#1f2328', elinewidth=1, capsize=3)
-      axes.annotate(f'{mean:.3f}', (mean + error, i), (5, 0), textcoords='offset points', va='center', fontsize=9)
+    for i, (mean, std) in enumerate(zip(means, stds, strict=True)):
+      if std:
+        axes.errorbar(mean, i, xerr=std, fmt='none', ecolor='#1f2328', elinewidth=1, capsize=3)
+      axes.annotate(f'{mean:.3f}', (mean + std, i), (5, 0), textcoords='offset points', va='center', fontsize=9)
     for i, (name, value) in enumerate(lines.items()):
       axes.axvline(value, color=pictures.PALETTE[1 + i], linestyle='--', linewidth=1.4, label=f'{name} {value:.3f}')
     axes.set_yticks(range(len(values)), list(values), parse_math=False)

@@ -65,7 +65,7 @@ def snapshot(folder):
 
 
 def compare(file, workdir, *args):
-  return run('compare', f'--config={file}', f'--workdir={workdir}', *args)
+  return run('compare', f'--config={file}', f'--workdir={workdir}', *args, timeout=600)
 
 
 @pytest.fixture(scope='module')
@@ -77,7 +77,7 @@ def story(file, tmp_path_factory):
   while process.poll() is None and time.time() < deadline and not (metrics.exists() and metrics.read_bytes().count(b'\n') >= 5):
     time.sleep(0.002)
   process.send_signal(TERM)
-  told = {'stopped': (process.communicate(timeout=60)[0], process.returncode)}
+  told = {'stopped': (process.communicate(timeout=200)[0], process.returncode)}
   files = {'stopped': snapshot(workdir / 'cold') | snapshot(workdir / 'floors')}
   at_stop = json.loads((workdir / 'warm' / 'seed_0' / 'compare.json').read_text())
   code, output = compare(file, workdir)
@@ -235,7 +235,7 @@ def test_lists_that_cannot_be_read(make, changes, words):
     ({'methods': (f'a={TINY} batch_size=64',)}, ('batch_size=64', 'same for all')),
     ({'methods': (f'a={TINY} method.encoder.depth=50',)}, ('method.encoder.depth', 'same for all')),
     ({'methods': (f'a={TINY} method.temperature=-1.0',)}, ('a (', 'temperature must be positive')),
-    ({'shared__data__train': 'digit:@train'}, ('cold', 'warm', 'digits')),
+    ({'shared__data__train': 'digit:@train'}, ('config.shared.data.train', 'digits')),
     ({'shared__batch_size': 12}, ('batch_size=12', '8 devices')),
     ({'shared__data__test': ''}, ('config.shared.data.test', 'labelled')),
   ],
@@ -304,17 +304,25 @@ def test_one_failure_is_a_row_and_the_next_call_tries_it_again(make, monkeypatch
   assert [row.status() for row in job.rows()[2:]] == ['done', 'diverged at step 7: loss not finite']
 
 
-def test_a_signal_while_probing_ends_at_once(make, monkeypatch):
+def test_a_signal_ends_at_once_where_nothing_can_be_lost(make, monkeypatch, capfd):
+  class Exit(BaseException):
+    pass
+
+  def leave(code):
+    raise Exit(code)
+
   def probe(*_):
     os.kill(os.getpid(), signal.SIGINT)
     pytest.fail('went on')
 
+  monkeypatch.setattr(os, '_exit', leave)
   monkeypatch.setattr(comparison, '_train', lambda *_: None)
   monkeypatch.setattr(comparison, '_probe', probe)
   monkeypatch.setattr(comparison.Comparison, 'check', lambda _: None)
   monkeypatch.setattr(comparison.Comparison, '_floors', lambda *_: None)
-  with comparison.Stop() as stop, pytest.raises(Interrupted, match=r'SIGINT in run 1 of 2 \(cold, seed 0\)'):
+  with comparison.Stop() as stop, pytest.raises(Exit, match='42'):
     make().run(stop)
+  assert 'SIGINT in run 1 of 2 (cold, seed 0)' in capfd.readouterr().err
   with comparison.Stop('SIGTERM') as stop, pytest.raises(Interrupted, match='SIGTERM in the checks'):  # during the imports
     make().run(stop)
 

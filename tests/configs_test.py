@@ -12,6 +12,7 @@ import pytest
 from sslax.errors import UserError
 from sslax.run import config as configs
 from sslax.run import loop
+from sslax.spec import build
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 
@@ -72,6 +73,23 @@ def test_lightlys_settings():
     'the rate changes between epochs only'
   )
   assert run.total_steps == 200 * 97
+
+
+@pytest.mark.parametrize(
+  'preset, rate, decay',
+  [('imagenet', 6.4, 1e-4), ('imagenet_finetune', 0.064, 0.0), ('imagenet_distill', 6.4, 1e-4)],
+)
+def test_the_recipes_of_simclr_v2(preset, rate, decay):
+  """Chen et al. 2020, section 3 and appendix: 0.1 sqrt(4096), 0.002 sqrt(1024); the classifier is left out of LARS."""
+  config = MODULES['simclr_v2'].get_config(preset)
+  leaf = jax.ShapeDtypeStruct((3, 3), np.float32)
+  params = {'encoder': {'kernel': leaf, 'bias': leaf}, 'classifier': {'dense0': {'kernel': leaf}}}
+  _, learning_rate = build(config.optim).build(
+    batch_size=config.batch_size, total_steps=1000, steps_per_epoch=10, params_shape=params
+  )
+  assert max(float(learning_rate(step)) for step in range(0, 1000, 10)) == pytest.approx(rate)
+  assert config.optim.weight_decay == decay and config.optim.name == 'lars'
+  assert preset == 'imagenet' or 'classifier' in config.optim.exclude
 
 
 @pytest.mark.parametrize(

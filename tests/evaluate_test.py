@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from run.trainer import TINY, run, start, status, train
+from run.trainer import ROOT, TINY, run, start, status, train
 
 
 @pytest.fixture(scope='module')
@@ -62,6 +62,26 @@ def test_watch_follows_a_run_without_disturbing_it(tmp_path):
   assert code == 0 and 'Traceback' not in output, output
   assert 60 in {row['step'] for row in rows(tmp_path)}
   assert status(tmp_path)['reason'] == 'done'
+
+
+def test_the_classifier_that_a_method_learnt(tmp_path):
+  """Its own logits on the test images: no floors, no other features, and both top-1 and top-5."""
+  config = ROOT / 'configs' / 'supervised.py'
+  short = ('--config.num_epochs=0', '--config.num_steps=60', '--config.method.encoder.stages=(1,)')
+  code, output = train(tmp_path, *short, config=config)
+  assert code == 0, output
+  code, output = run('evaluate', f'--workdir={tmp_path}', '--probes=classifier', '--noreport')
+  assert code == 0, output
+  (row,) = rows(tmp_path)
+  assert (row['features'], row['step'], row['probe']) == ('trained', 60, 'classifier')
+  assert 0.3 < row['values']['top1'] < row['values']['top5'] <= 1
+  assert f'{row["values"]["top1"]:.3f}' in output and not (tmp_path / 'features').exists()
+
+
+def test_no_classifier_where_the_method_has_none(finished):
+  code, output = run('evaluate', f'--workdir={finished[0]}', '--probes=classifier', '--noreport')
+  assert code == 2 and 'Traceback' not in output, output
+  assert 'SimCLR has none' in output and 'linear' in output
 
 
 @pytest.mark.parametrize(

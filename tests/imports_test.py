@@ -27,7 +27,7 @@ for door in ('train', 'evaluate', 'show'):
   FLOORS[door] = FLOORS['evaluator'] | {'evaluator'}
 FLOORS['compare'] = FLOORS['comparison'] | {'comparison'}
 ALONE = {'methods'}  # no file of these rooms imports another of the same room ...
-WRAPPERS = {'averaged'}  # ... and a wrapper takes any method as an argument, so it imports none either
+WRAPPERS = {'averaged', 'online_probe'}  # ... and a wrapper takes any method as an argument, so it imports none either
 
 
 def room(path):

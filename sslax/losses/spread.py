@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from sslax.ops.unit import unit
+from sslax.ops.unit import inner, unit
 
 
 def embedding_std(z: jax.Array) -> jax.Array:
@@ -20,6 +20,26 @@ def embedding_std(z: jax.Array) -> jax.Array:
   """
   chex.assert_rank(z, 2)
   return unit(jax.lax.stop_gradient(z)).std(axis=0).mean() * z.shape[1] ** 0.5
+
+
+def embedding_rank(z: jax.Array, rows: int = 256) -> jax.Array:
+  """How many directions the rows fill: tr(C)^2 / tr(C^2), C the covariance of unit rows; no gradient.
+
+  The participation ratio, between 1 (all on one line) and min(N - 1, D). Sees what `embedding_std` cannot when the last layer is
+  a BatchNorm, which keeps a spread in every channel although all channels say the same.
+
+  Args:
+    z: [N, D] embeddings, any scale.
+    rows: only the first so many: [rows, rows] inner products.
+
+  Returns:
+    [] float32; 0 when all rows are equal.
+  """
+  chex.assert_rank(z, 2)
+  z = unit(jax.lax.stop_gradient(z[:rows]))
+  z = z - z.mean(axis=0, keepdims=True)
+  gram = inner(z, z)  # as good as C here, and no larger for wide embeddings
+  return jnp.square(jnp.trace(gram)) / jnp.maximum(jnp.sum(jnp.square(gram)), 1e-20)
 
 
 def assignment_information(probabilities: jax.Array) -> jax.Array:

@@ -33,6 +33,9 @@ class Averaged(Method):
   def crops(self):
     return self.inner.crops()
 
+  def grafts(self):
+    return tuple(path.replace('memory/', 'memory/inner/', 1) for path in self.inner.grafts())
+
   def views(self, rng, batch):
     return self.inner.views(rng, batch)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from sslax.losses.distillation import dino, update_center
-from sslax.losses.spread import assignment_information, embedding_std
+from sslax.losses.spread import assignment_information
 from sslax.method import Method, Output
 from sslax.models import branch
 from sslax.models.prototypes import Prototypes
@@ -85,11 +85,7 @@ class DINO(Method):
       memory['center'] = update_center(center, teacher, self.center_momentum)  # ORDER MATTERS: the loss takes the old one
     loss = dino(student, teacher, center, self.student_temperature, temperature)
     targets = jax.nn.softmax((teacher[0] - center[None]) / temperature)
-    metrics = {
-      'embedding_std': embedding_std(s['head'][:, 0]),
-      'assignment_information': assignment_information(targets),
-    }
-    return loss, Output(memory, metrics)
+    return loss, Output(memory, {'assignment_information': assignment_information(targets)})
 
   def after(self, params, memory, step):
     return params, {**memory, 'target': ema(memory['target'], params, at(self.momentum, step))}

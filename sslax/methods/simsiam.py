@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from sslax.losses.similarity import negative_cosine
-from sslax.losses.spread import embedding_std
+from sslax.losses.spread import embedding_rank, embedding_std
 from sslax.method import Method, Output
 from sslax.models import branch
 from sslax.ops.views import RandomViews, TwoViews
@@ -58,7 +58,7 @@ class SimSiam(Method):
     if self.stop_gradient:
       z1, z2 = jax.lax.stop_gradient((z1, z2))
     loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
-    return loss, Output({'stats': stats}, {'embedding_std': embedding_std(z1)})
+    return loss, Output({'stats': stats}, {'embedding_std': embedding_std(z1), 'embedding_rank': embedding_rank(z1)})
 
   def features(self, params, memory, batch):
     return branch.features(self.modules, params, memory['stats'], self.augment.normalize(batch['image']))

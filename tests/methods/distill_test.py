@@ -18,6 +18,7 @@ from sslax.ops.views import RandomViews
 def tiny(**changes):
   fields = dict(
     encoder=ResNet(depth=18, stem='cifar', stages=(1, 1), base=4, zero_init_residual=False),
+    neck=MLP(features=(8,), final_activation=True),
     classifier=MLP(features=(4,)),
     teacher_encoder=ResNet(depth=18, stem='cifar', stages=(1, 1), base=8, zero_init_residual=False),
     teacher_neck=MLP(features=(12,), final_bias=False, final_norm='bn', final_activation=True),
@@ -63,13 +64,6 @@ class TestDistill(Battery):
     loss, out = jax.jit(method.loss)(state.params, memory, views, jax.random.key(0), jnp.int32(0))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(out.metrics['agreement'], np.mean(s.argmax(1) == t.argmax(1)), rtol=1e-6)
-
-
-class TestWithLabels(Battery):
-  frozen = ('teacher', 'teacher_stats')
-
-  def make(self):
-    return tiny(alpha=0.5, neck=MLP(features=(8,), final_activation=True))
 
 
 def test_labels_have_their_share():

@@ -61,11 +61,6 @@ class TestMixed(Battery):
   def make(self):
     return tiny(label_smoothing=0.1, mixup=0.8, cutmix=1.0)
 
-  def make_without_batchnorm(self, microbatches=1):
-    encoder = ViT(width=16, depth=1, heads=2, patch=8, drop_path=0.0)
-    fields = dict(neck=MLP(features=(12,), final_activation=True), label_smoothing=0.1, mixup=0.8, cutmix=1.0)
-    return tiny(encoder=encoder, **fields, microbatches=microbatches)
-
 
 def test_targets():
   y = tiny(label_smoothing=0.2).targets(jnp.array([1, -1, 3]))

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import erf
 
 from sslax.models import net
-from sslax.models.mlp import MLP
+from sslax.models.mlp import MLP, Identity
 
 SIMCLR = dict(bias=False, final_bias=False, final_norm='bn_no_bias', kernel_init='normal_0.01')
 
@@ -67,6 +67,23 @@ def test_layer_norm():
   np.testing.assert_allclose(run(head, params, stats, x)[0], z, rtol=1e-4, atol=1e-5)
 
 
+def test_final_activation_follows_the_final_norm():
+  """The first of SimCLR's layers alone: what fine-tuning keeps of the head."""
+  head, first = MLP((5, 4), **SIMCLR), MLP((5,), final_bias=False, final_norm='bn', final_activation=True)
+  (params, stats), x = lively(head), rows()
+  part = {name: params[name] for name in ('dense0', 'norm0')}
+  p = jax.tree.map(np.float64, part)
+  h = np.maximum(standardise(x @ p['dense0']['kernel']) * p['norm0']['scale'] + p['norm0']['bias'], 0)
+  np.testing.assert_allclose(run(first, part, {'norm0': stats['norm0']}, x)[0], h, rtol=1e-4, atol=1e-5)
+  assert jax.tree.structure(lively(first)) == jax.tree.structure((part, {'norm0': stats['norm0']}))
+
+
+def test_identity_hands_on():
+  x = rows()
+  assert net.init(Identity(), jax.random.key(0), x) == ({}, {})
+  assert net.apply(Identity(), {}, {}, x, train=True)[0] is x
+
+
 @pytest.mark.parametrize(
   'name, fields, leaves',
   [
@@ -114,6 +131,11 @@ def test_initial_weights(kernel_init, std, largest):
     np.testing.assert_allclose(layer['bias'].std(), std, rtol=0.1)
   else:
     assert not np.any(layer['bias'])
+
+
+def test_zeros():
+  params, _ = initial(MLP((5,), kernel_init='zeros'))
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(params))
 
 
 def test_bfloat16_is_near_and_float32_outside():

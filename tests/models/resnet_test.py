@@ -7,7 +7,7 @@ import pytest
 
 from sslax.errors import UserError
 from sslax.models import net
-from sslax.models.resnet import ResNet
+from sslax.models.resnet import Block, ResNet, SelectiveKernel
 from sslax.spec import build, spec
 
 TINY = dict(depth=18, stages=(1, 1), base=8, stem='cifar')
@@ -150,6 +150,8 @@ def test_convolutions_start_as_in_torchvision():
     (dict(dtype='float16'), "dtype='float16'"),
     (dict(width=0.0), 'width=0.0'),
     (dict(stages=(2, 0)), r'stages=\(2, 0\)'),
+    (dict(sk_ratio=-0.1), 'sk_ratio=-0.1'),
+    (dict(depth=18, sk_ratio=0.0625), 'bottlenecks'),
   ],
 )
 def test_refusals(fields, message):
@@ -157,6 +159,78 @@ def test_refusals(fields, message):
     ResNet(**fields)
   with pytest.raises(UserError, match=message):
     build(spec(ResNet, **fields), 'config.method.encoder')
+
+
+@pytest.mark.parametrize(
+  'depth, width, millions', [(50, 1, 35), (50, 2, 140), (101, 1, 65), (101, 2, 257), (152, 1, 89), (152, 2, 354), (152, 3, 795)]
+)
+def test_selective_kernel_networks_have_the_papers_size(depth, width, millions):
+  """Table 1 of SimCLR v2, which counts the running statistics too."""
+  params, stats = shapes(ResNet(depth=depth, width=float(width), sk_ratio=0.0625), 32)
+  assert round((net.count(params) + net.count(stats)) / 1e6) == millions
+  assert params['layer2_0']['sk']['squeeze_conv']['kernel'].shape == (1, 1, 128 * width, 32)  # at least 32
+  assert params['layer4_0']['sk']['squeeze_conv']['kernel'].shape[-1] == 32 * width
+
+
+def test_selective_kernel_is_the_formula():
+  """sk_conv2d of SimCLR's code in float64, running statistics 0.8."""
+  x, f = images(2, 6), 3
+  unit = SelectiveKernel(f, 2, 0.0625, {'dtype': 'float32'})
+  params, stats = lively(unit, 6)
+  out = run(unit, params, stats, x, train=False)[0]
+
+  def norm(y, p):
+    return np.maximum((y - 0.8) / np.sqrt(0.8 + 1e-5) * p['scale'] + p['bias'], 0)
+
+  p = jax.tree.map(np.float64, params)
+  padded = np.pad(np.float64(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+  patches = lambda i, j: padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+  y = np.stack([[np.einsum('bhwc,hwcf->bf', patches(i, j), p['conv']['kernel']) for j in range(3)] for i in range(3)])
+  y = norm(y.transpose(2, 0, 1, 3), p['bn'])
+  a, b = y[..., :f], y[..., f:]
+  m = norm((a + b).mean((1, 2)) @ p['squeeze_conv']['kernel'][0, 0], p['squeeze_bn']) @ p['expand_conv']['kernel'][0, 0]
+  w = 1 / (1 + np.exp(m[:, f:] - m[:, :f]))[:, None, None]  # the softmax of two
+  assert 0.02 < w.std() < 0.5
+  np.testing.assert_allclose(out, w * a + (1 - w) * b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('stride, size', [(1, 5), (2, 6), (2, 5)])
+def test_shortcuts_average_before_they_project(stride, size):
+  """With the last gamma at 0 a block is its shortcut: means of 2x2; at the edge without (stride 1) or with zeros (stride 2)."""
+  x = np.abs(images(2, size))
+  block = Block(2, stride, bottleneck=True, project=True, norm={'dtype': 'float32'}, zero_init=True, sk_ratio=0.0625)
+  params, stats = lively(block, size)
+  params['bn3'] = {'scale': np.zeros(8, np.float32), 'bias': np.zeros(8, np.float32)}
+  out = run(block, params, stats, x, train=False)[0]
+  padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=np.nan if stride == 1 else 0)
+  windows = [padded[:, i : i + size : stride, j : j + size : stride] for i in range(2) for j in range(2)]
+  mean = np.nanmean(np.stack(windows), 0)
+  p = params['downsample_bn']
+  expected = (mean @ params['downsample_conv']['kernel'][0, 0] - 0.8) / np.sqrt(0.8 + 1e-5) * p['scale'] + p['bias']
+  np.testing.assert_allclose(out, np.maximum(expected, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_stem_with_selective_kernels():
+  """ResNet-D: three 3x3, the first with stride 2, half the filters in the first two; on CIFAR's stem nothing changes."""
+  fields = dict(depth=50, width=2.0, stages=(1,), sk_ratio=0.0625)
+  params, _ = shapes(ResNet(**fields), 32)
+  kernels = [params[name]['kernel'].shape for name in ('stem_conv0', 'stem_conv1', 'conv1')]
+  assert kernels == [(3, 3, 3, 64), (3, 3, 64, 64), (3, 3, 64, 128)]
+  model = ResNet(**fields)
+  out = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, 32, 32, 3)), train=False)[0])
+  assert out['map'].shape == (2, 8, 8, 512)
+  params, _ = shapes(ResNet(**fields, stem='cifar'), 32)
+  assert params['conv1']['kernel'].shape == (3, 3, 3, 128) and 'stem_conv0' not in params
+
+
+def test_selective_kernels_in_bfloat16():
+  x = images(8, 16)
+  f32, bf16 = (
+    ResNet(depth=50, stages=(1, 1), base=4, sk_ratio=0.0625, zero_init_residual=False, dtype=d) for d in ('float32', 'bfloat16')
+  )
+  params, stats = lively(f32, 16)
+  a, b = (run(m, params, stats, x, train=True)[0]['pooled'] for m in (f32, bf16))
+  assert b.dtype == jnp.float32 and 1e-5 < np.linalg.norm(a - b) / np.linalg.norm(a) < 0.05
 
 
 def test_config_round_trip():
