@@ -13,7 +13,6 @@ from sslax.models.resnet import ResNet
 from sslax.run.config import unknown_preset
 from sslax.spec import spec
 
-
 METHODS = ('simclr', 'moco', 'moco_v3', 'byol', 'simsiam', 'nnclr', 'barlow_twins', 'vicreg', 'swav', 'dino', 'supcon')
 
 

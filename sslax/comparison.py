@@ -419,13 +419,12 @@ class Comparison:
         journal = Journal(folder)
         seeds[seed] = _status(journal, folder)
         if journal['sessions']:
-          journals.append((journal, configs.load(folder).batch_size))
+          journals.append(journal)
         if journal['status'] == 'done':
           for probe, value in journal['figures'].items():
             figures[probe].append(value)
-      seconds = sum(journal.total('seconds') for journal, _ in journals)
-      images = sum(journal.steps() * size for journal, size in journals)
-      known = journals[0][0] if journals else {}
+      seconds = sum(journal.total('seconds') for journal in journals)
+      images = sum(journal.steps() * journal['batch_size'] for journal in journals)
       rows.append(
         Row(
           name,
@@ -433,16 +432,16 @@ class Comparison:
           seeds,
           figures,
           images / seconds if seconds and images else None,
-          known['encoder_parameters'] if journals else None,
-          known['parameters'] if journals else None,
+          journals[0]['encoder_parameters'] if journals else None,
+          journals[0]['parameters'] if journals else None,
           seconds / len(journals) if journals else None,
-          sum(journal.total('compile_seconds') for journal, _ in journals) / len(journals) if journals else None,
+          sum(journal.total('compile_seconds') for journal in journals) / len(journals) if journals else None,
         )
       )
     return rows
 
   def table(self, *, short: bool = False) -> report.Table:
-    """One line a method. `short`: for a terminal, while the runs go on."""
+    """One line a method; long reasons are cut (the notes of the page have all). `short`: without the caption."""
     columns = ['method', 'seeds', *(FIGURES[p][0] for p in self.config.probes), 'status']
     columns += ['images/s', 'encoder', 'all parameters', 'training, s', 'compiling, s']
     cells = []
@@ -453,7 +452,7 @@ class Comparison:
           row.name,
           str(count) if count == len(row.seeds) or not row.seeds else f'{count} of {len(row.seeds)}',
           *(_mean(row.figures.get(probe, ())) for probe in self.config.probes),
-          status if not short or len(status) <= 60 else f'{status[:57]}...',
+          status if len(status) <= 60 else f'{status[:57]}...',
           *(None if v is None else f'{v:,.0f}' for v in row[4:]),
         ]
       )
@@ -470,7 +469,8 @@ class Comparison:
       'fewshot': '5 labels a class: nearest centroid, mean of 10 draws of the labels.',
     }
     parts += [explained[probe] for probe in self.config.probes]
-    parts.append('All on the test set, features of the encoder alone. Parameters: of the encoder, and of all that is trained.')
+    parts.append('All on the test set, features of the encoder alone; the random encoder is that of the first method at step 0.')
+    parts.append('Parameters: of the encoder, and of all that is trained.')
     parts.append('images/s and training: without compilation, start-up, online accuracy and probes.')
     return ' '.join(parts)
 
@@ -525,17 +525,20 @@ class Comparison:
         add(f'Accuracy: {column}', _bars({r.name: r.figures[probe] for r in ranked}, lines, f'accuracy ({column})'),
             f'Best on top; dashed: what needs no training.{error}', f'bars of {column} by method')  # fmt: skip
     curves = {row.name: self._curves(row) for row in rows[2:]}
-    kept = {name: parts for name, parts in curves.items() if parts.get('knn')}
-    if kept:
+    kept = {name: parts for name, parts in curves.items() if parts['knn']}
+    if kept:  # best first: the first colours are the easiest to tell apart
+      ranked = sorted(kept.items(), key=lambda item: -np.mean([y[-1] for _, y, _ in item[1]['knn']]))
+      dashes = ('', ' (dashed)', ' (dotted)', ' (dash-dotted)')  # a legend is too narrow to see them
+      kept = {name + dashes[i // len(pictures.PALETTE) % 4]: parts for i, (name, parts) in enumerate(ranked)}
       by_images = {name: _mean_curve([(x, y) for x, y, _ in parts['knn']]) for name, parts in kept.items()}
       by_time = {name: _mean_curve([(t, y) for _, y, t in parts['knn']]) for name, parts in kept.items()}
       what = 'kNN accuracy during training, on a part of the images (so it is not the figure of the table)'
       seeds = '; mean of the seeds' if len(self.config.seeds) > 1 else ''
       add('While training: by images seen', pictures.curves(by_images, 'images seen', 'online kNN', smooth=0.0),
-          f'{what}{seeds}.', 'online kNN against images seen')  # fmt: skip
+          f'{what}{seeds}; best first.', 'online kNN against images seen')  # fmt: skip
       add('While training: by time', pictures.curves(by_time, 'seconds of training', 'online kNN', smooth=0.0),
           f'{what}, against the seconds of training on {hardware}{seeds}.', 'online kNN against time')  # fmt: skip
-    losses = {name: parts['loss'] for name, parts in curves.items() if parts.get('loss')}
+    losses = {name: parts['loss'] for name, parts in curves.items() if parts['loss']}
     if losses:
       add('Losses', _small_multiples(losses), 'Each method has a loss of its own: shapes can be compared, heights cannot.',
           'loss curves')  # fmt: skip
@@ -565,7 +568,7 @@ class Comparison:
       },
       tables=[
         _columns(table, 'Accuracy', [*names, 'status']),
-        _columns(table, 'Cost', ['method', *costs], 'Means over the seeds.'),
+        _columns(table._replace(rows=table.rows[2:]), 'Cost', ['method', *costs], 'Means over the seeds.'),
       ],
       figures=figures,
       config_json=json.dumps(config, indent=1),
@@ -602,8 +605,8 @@ class Comparison:
       folder = self.folder(row.name, seed)
       if not (folder / 'metrics.jsonl').exists():
         continue
-      metrics, size = report.read_jsonl(folder / 'metrics.jsonl'), configs.load(folder).batch_size
-      clock = dict(Journal(folder)['clock'])
+      metrics, journal = report.read_jsonl(folder / 'metrics.jsonl'), Journal(folder)
+      clock, size = dict(journal['clock']), journal['batch_size']
       online = [(m['step'] * size, m['knn'], clock[m['step']]) for m in metrics if 'knn' in m and m['step'] in clock]
       if online:
         found['knn'].append(tuple(np.array(column, float) for column in zip(*online, strict=True)))
@@ -773,7 +776,8 @@ def _train(config, workdir: pathlib.Path, journal: Journal, stop: Stop) -> None:
   """`sslax.train` with a clock, to the end of the run; nothing where it has ended."""
   run = loop.prepare(config, workdir)
   sizes = {key: sum(int(np.prod(a.shape)) for a in jax.tree.leaves(p)) for key, p in run.abstract_state.params.items()}
-  journal.update(status='running', reason='', encoder_parameters=sizes['encoder'], parameters=sum(sizes.values()))
+  journal.update(status='running', reason='', batch_size=config.batch_size)
+  journal.update(encoder_parameters=sizes['encoder'], parameters=sum(sizes.values()))
   if loop.finished(workdir, run.total_steps):
     return
   lowered = loop.lower(run)
@@ -875,17 +879,22 @@ def _bars(values: dict[str, list[float]], lines: dict[str, float], xlabel: str) 
   """Horizontal bars, the last on top, with vertical lines for the floors."""
   means = [statistics.mean(v) for v in values.values()]
   stds = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
+  top = 1.03 * max(m + std for m, std in zip([*means, *lines.values()], [*stds, *[0.0] * len(lines)], strict=True))
   with pictures._figure(7.2, 1.3 + 0.34 * len(values)) as (figure, axes):
     axes.barh(range(len(values)), means, 0.66, color=pictures.PALETTE[0])
     for i, (mean, std) in enumerate(zip(means, stds, strict=True)):
       if std:
         axes.errorbar(mean, i, xerr=std, fmt='none', ecolor='#1f2328', elinewidth=1, capsize=3)
-      axes.annotate(f'{mean:.3f}', (mean + std, i), (5, 0), textcoords='offset points', va='center', fontsize=9)
+      style = {'textcoords': 'offset points', 'va': 'center', 'fontsize': 9}  # at the foot of the bar, where no line crosses it
+      if mean > 0.15 * top:
+        axes.annotate(f'{mean:.3f}', (0, i), (5, 0), color='white', fontweight='bold', **style)
+      else:
+        axes.annotate(f'{mean:.3f}', (mean + std, i), (5, 0), **style)
     for i, (name, value) in enumerate(lines.items()):
       axes.axvline(value, color=pictures.PALETTE[1 + i], linestyle='--', linewidth=1.4, label=f'{name} {value:.3f}')
     axes.set_yticks(range(len(values)), list(values), parse_math=False)
     axes.tick_params(axis='y', length=0)
-    axes.set_xlim(0, min(1.12, 1.12 * max([*means, *lines.values()])))
+    axes.set_xlim(0, max(top, 1e-3))
     axes.set_xlabel(xlabel, parse_math=False)
     axes.grid(True, axis='x')
     if lines:

@@ -26,7 +26,7 @@ def main() -> None:
     config = flags.FLAGS.config
     workdir = _workdir(WORKDIR.value, dry_run=DRY_RUN.value)
     configs.refuse_other(config, workdir)
-    run = loop.prepare(config)
+    run = loop.prepare(config, workdir)
     if loop.finished(workdir, run.total_steps) and not DRY_RUN.value:
       print(f'{workdir}: finished, {run.total_steps} steps; evaluate it with: python -m sslax.evaluate --workdir={workdir}')
       return

@@ -160,12 +160,11 @@ def test_finished_and_diverged_runs_are_not_started_again(story, make, monkeypat
   before = {path: state for name in ('cold', 'warm', 'wild', 'floors') for path, state in snapshot(workdir / name).items()}
   for function in ('_train', '_probe', '_trace'):
     monkeypatch.setattr(comparison, function, lambda *_: pytest.fail('nothing is left to do'))
-  job = make(workdir, seeds=(0,))  # its list lacks `wild`: the row stays
+  job = make(workdir, methods=(f'cold={TINY}', f'warm={TINY} method.temperature=0.5', WILD))
   with comparison.Stop() as stop:
     job.run(stop)
   assert {p: s for name in ('cold', 'warm', 'wild', 'floors') for p, s in snapshot(workdir / name).items()} == before
   assert '| wild' in capsys.readouterr().out
-  assert [text.split('=')[0] for text in configs.load(workdir).methods] == ['cold', 'warm', 'wild']
 
 
 @pytest.mark.parametrize(
@@ -185,6 +184,7 @@ def test_another_budget_is_refused_with_a_diff(story, make, changes, words):
 def test_what_may_change(story, make):
   job = make(story[0], seeds=(3,), shared__checkpoint__every_steps=7)
   assert job.todo == [('cold', 3), ('warm', 3)] and job.config.seeds == (0, 3)
+  assert list(job.methods) == ['cold', 'warm', 'wild'] and job.config.methods[2] == WILD, 'rows of the list before stay'
 
 
 def test_a_typo_in_the_last_method_ends_before_the_first_run(file, tmp_path):
@@ -332,7 +332,7 @@ def write_run(job, name, seed, top1, **fields):
   folder.mkdir(parents=True)
   configs.save(job.resolve('cold', seed), folder)
   journal = comparison.Journal(folder)
-  journal.update(status='done', figures={'knn': top1}, encoder_parameters=10, parameters=12, **fields)
+  journal.update(status='done', figures={'knn': top1}, batch_size=32, encoder_parameters=10, parameters=12, **fields)
 
 
 def session(steps, seconds, **more):

@@ -64,6 +64,14 @@ class Parquet:
   def __len__(self):
     return int(self._stops[-1]) if len(self._stops) else 0
 
+  def labels(self):
+    """[N] int64, -1 where there is none: that column alone."""
+    columns = []
+    for path in self._paths:
+      with _open(path) as file:
+        columns.append(pc.fill_null(file.read(columns=[self._label])[self._label], -1).to_numpy())
+    return np.concatenate(columns)
+
   def read(self, i):
     g = int(np.searchsorted(self._stops, i, side='right'))
     images, labels, texts = self._group(g)

@@ -54,6 +54,9 @@ class Tar:
   def __len__(self):
     return int(self._stops[-1])
 
+  def labels(self):
+    return self._label
+
   def read(self, i):
     spans = [tuple(map(int, span)) for span in self._spans[i]]
     present = [part for part, (_, size) in zip(_PARTS, spans, strict=True) if size >= 0]

@@ -86,8 +86,8 @@ def _builder(tfds, name):
 
 
 def _label_keys(info):
-  supervised = info.supervised_keys
-  return [*([supervised[1]] if supervised and isinstance(supervised[1], str) else []), 'label', 'labels']
+  keys = info.supervised_keys
+  return [*([keys[1]] if keys and isinstance(keys[1], str) else []), 'label', 'labels']
 
 
 def _prepare(name, builder):

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 STD = 0.1  # of `embedding_std`: 1 is healthy, 0 is collapsed
-INFORMATION = 0.02  # nats of `assignment_information`: 0 is collapsed
+RANK = 1.4  # of `embedding_rank`: 1 is all embeddings on one line
+INFORMATION = 0.05  # nats of `assignment_information`: 0 is collapsed
 PATIENCE = 20  # steps in a row
 GRACE = 30  # the first steps of a run do not count
 
@@ -26,6 +27,13 @@ RULES = (
     STD,
     'the embeddings of all images are nearly the same (1 is healthy, 0 collapsed), so the loss says nothing',
     'see that stop-gradient, predictor, negatives or variance term are on, the target moves slowly, the rate is not too high',
+  ),
+  Rule(
+    'CollapsedDimensions',
+    'embedding_rank',
+    RANK,
+    'the embeddings of all images lie on one line (1: one direction), although every channel has a spread',
+    'see that stop-gradient and predictor are on, and the rate is not too high',
   ),
   Rule(
     'CollapsedAssignments',

@@ -182,7 +182,11 @@ def summary(run: Run, lowered) -> str:
     (
       'data',
       f'{config.data.train}: {len(run.source):,} records, {run.images}, '
-      + (f'{run.source.num_classes} classes (probes only)' if run.source.num_classes else 'unlabelled'),
+      + (
+        f'{run.source.num_classes} classes ({"the method learns from them" if run.method.uses_labels else "probes only"})'
+        if run.source.num_classes
+        else 'unlabelled'
+      ),
     ),
     (
       'length',

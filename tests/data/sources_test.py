@@ -887,7 +887,11 @@ def test_balanced_decodes_no_image_and_skips_what_has_no_label(tmp_path, monkeyp
 def test_balanced_reads_no_record_where_labels_are_known(every, monkeypatch):
   monkeypatch.setattr(sources.Folder, 'read', None)
   monkeypatch.setattr(sources.Digits, 'read', None)
-  assert len(open_source(f'{every["folder"]}@[6:balanced]')) == 6 and len(open_source('digits:@test[50%:balanced]')) == 250
+  monkeypatch.setattr(tar.Tar, 'read', None)
+  monkeypatch.setattr(parquet.Parquet, 'read', None)
+  for kind in ('folder', 'tar', 'parquet'):
+    assert len(open_source(f'{every[kind]}@[6:balanced]')) == 6
+  assert len(open_source('digits:@test[50%:balanced]')) == 250
 
 
 def test_balanced_of_a_split_and_of_tfds(tiny, tmp_path):

@@ -110,10 +110,9 @@ def test_finite_at_the_edges(scale, dtype):
   corners.finite(cold, student, teacher)
 
 
-def test_eight_devices_equal_one_and_gather_nothing():
+def test_eight_devices_equal_one_and_move_nothing():
   args = logits(4, 16, 6), logits(2, 16, 6, seed=1)
-  text = corners.eight_equal_one(lambda s, t: dino(s, t, jnp.ones(6), 0.1, 0.04), *args, axis=1)
-  assert not any(word in text for word in (' all-gather', ' all-to-all', ' collective-permute'))
+  assert not corners.eight_equal_one(lambda s, t: dino(s, t, jnp.ones(6), 0.1, 0.04), *args, axis=1)
 
 
 def test_wrong_ranks_and_shapes_are_refused():

@@ -52,8 +52,8 @@ def test_finite_at_the_edges(case):
   corners.finite(byol, *corners.awkward(case))
 
 
-def test_eight_devices_equal_one():
-  assert 'all-gather' not in corners.eight_equal_one(negative_cosine, *corners.pairs(16))
+def test_eight_devices_equal_one_and_move_nothing():
+  assert not corners.eight_equal_one(negative_cosine, *corners.pairs(16))
 
 
 def test_wrong_ranks_and_shapes_are_refused():

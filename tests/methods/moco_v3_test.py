@@ -7,9 +7,12 @@ from sslax.ops.schedules import Ramp
 
 def tiny_moco_v3(**changes):
   fields = dict(
-    encoder=tiny.resnet(), head=tiny.head(bias=False, final_bias=False, final_norm='bn_no_affine'), predictor=tiny.head(), augment=tiny.ASYMMETRIC,
+    encoder=tiny.resnet(),
+    head=tiny.head(bias=False, final_bias=False, final_norm='bn_no_affine'),
+    predictor=tiny.head(),
+    augment=tiny.ASYMMETRIC,
     momentum=Ramp(0.9, 1.0, steps=10),
-  )  # fmt: skip
+  )
   return MoCoV3(**{**fields, **changes})
 
 

@@ -177,7 +177,7 @@ def test_selective_kernel_is_the_formula():
   x, f = images(2, 6), 3
   unit = SelectiveKernel(f, 2, 0.0625, {'dtype': 'float32'})
   params, stats = lively(unit, 6)
-  out = run(unit, params, stats, x, train=False)[0]
+  out = jax.jit(lambda *args: net.apply(unit, *args, train=False)[0])(params, stats, x)
 
   def norm(y, p):
     return np.maximum((y - 0.8) / np.sqrt(0.8 + 1e-5) * p['scale'] + p['bias'], 0)
@@ -201,7 +201,7 @@ def test_shortcuts_average_before_they_project(stride, size):
   block = Block(2, stride, bottleneck=True, project=True, norm={'dtype': 'float32'}, zero_init=True, sk_ratio=0.0625)
   params, stats = lively(block, size)
   params['bn3'] = {'scale': np.zeros(8, np.float32), 'bias': np.zeros(8, np.float32)}
-  out = run(block, params, stats, x, train=False)[0]
+  out = jax.jit(lambda *args: net.apply(block, *args, train=False)[0])(params, stats, x)
   padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=np.nan if stride == 1 else 0)
   windows = [padded[:, i : i + size : stride, j : j + size : stride] for i in range(2) for j in range(2)]
   mean = np.nanmean(np.stack(windows), 0)

@@ -1,0 +1,44 @@
+"""What is known to collapse raises a named warning from the metrics within 100 steps; what is healthy raises none."""
+
+import functools
+
+import jax
+import optax
+import pytest
+from methods import tiny
+from methods.battery import SEED, Trainer, tiny_batch
+from methods.byol_test import tiny_byol
+from methods.dino_test import tiny_dino
+from methods.simsiam_test import tiny_simsiam
+
+from sslax.run.health import Health
+from sslax.step import init_state, jit_step
+
+tiny_resnet_dino = functools.partial(
+  tiny_dino, encoder=tiny.resnet(), head=tiny.head(activation='gelu'), momentum=0.9, teacher_temperature=0.04
+)
+
+
+def warnings_of(method, learning_rate, steps=100):
+  trainer = Trainer(method, batch=tiny_batch(32))
+  tx = optax.adamw(learning_rate)
+  trainer.init = jax.jit(functools.partial(init_state, method, tx, SEED), out_shardings=trainer.whole)
+  trainer.step = jit_step(method, tx, SEED, trainer.whole, trainer.rows)
+  health = Health()
+  for step, metrics in enumerate(trainer.run(steps)[1], 1):
+    health.update(step, metrics)
+  return {warning['name']: warning['step'] for warning in health.warnings}
+
+
+@pytest.mark.parametrize(
+  'make, ablation, learning_rate, name',
+  [
+    (functools.partial(tiny_byol, momentum=0.9), {'use_predictor': False}, 3e-3, 'CollapsedEmbeddings'),
+    (tiny_simsiam, {'stop_gradient': False}, 1e-2, 'CollapsedDimensions'),
+    (tiny_resnet_dino, {'targets': 'none'}, 3e-3, 'CollapsedAssignments'),
+  ],
+  ids=['byol', 'simsiam', 'dino'],
+)
+def test_a_collapse_is_named_and_health_is_silent(make, ablation, learning_rate, name):
+  assert warnings_of(make(**ablation), learning_rate).get(name, 101) <= 100
+  assert warnings_of(make(), learning_rate) == {}
