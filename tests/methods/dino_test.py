@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 from methods import tiny
-from methods.battery import Battery, Trainer, tiny_batch
+from methods.battery import Battery, ShortBattery, Trainer, tiny_batch
 
 from sslax.methods.dino import DINO
 from sslax.models import branch
@@ -32,7 +32,7 @@ class TestDINO(Battery):
     return tiny_dino(encoder=tiny.vit(), microbatches=microbatches)
 
 
-class TestDINOSinkhornResNet(Battery):
+class TestDINOSinkhornResNet(ShortBattery):
   def make(self):
     return tiny_dino(encoder=tiny.resnet(), targets='sinkhorn')
 

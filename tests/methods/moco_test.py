@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from methods import tiny
-from methods.battery import Battery, Trainer, tiny_batch
+from methods.battery import Battery, ShortBattery, Trainer, tiny_batch
 
 from sslax.methods.moco import MoCo
 from sslax.models import branch
@@ -64,7 +64,7 @@ class TestMoCo(Battery):
       assert abs(rows[True][i::4].mean()) < 1e-5 < abs(rows[False][i::4].mean())
 
 
-class TestMoCoSymmetric(Battery):
+class TestMoCoSymmetric(ShortBattery):
   def make(self):
     return tiny_moco(symmetric=True, encoder=tiny.resnet(), queue_size=64, momentum=Ramp(0.9, 1.0, steps=10))
 
