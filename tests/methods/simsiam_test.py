@@ -28,12 +28,12 @@ class TestSimSiam(Battery):
 
   def test_loss_and_stop_gradient_written_out(self, trainer, trained):
     """Equation 2 on the views of the first step; the gradient is that of predictions against constants."""
-    first, _, history = trained
+    first, history = jax.tree.map(jax.numpy.asarray, trained[0]), trained[2]
     method, views = trainer.method, first_views(trainer.method)
 
     def loss(params, targets):
       outs, _ = branch.apply_each(method.modules, params, first.memory['stats'], views, train=True)
-      unit = lambda x: x / np.sqrt((x * x).sum(1, keepdims=True))
+      unit = lambda x: x / jax.numpy.linalg.norm(x, axis=1, keepdims=True)
       z = [out['head'] for out in outs] if targets is None else targets
       return -sum((unit(outs[a]['predictor']) * unit(z[b])).sum(1).mean() for a, b in ((0, 1), (1, 0))) / 2
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from methods.battery import SEED, Battery, Trainer, still, tiny_batch
+from methods.battery import SEED, Battery, ShortBattery, Trainer, still, tiny_batch
 
 from sslax.errors import UserError
 from sslax.methods.supervised import Supervised
@@ -57,7 +57,7 @@ class TestSupervised(Battery):
     assert np.mean(np.asarray(logits).argmax(1) == trainer.batch['label']) > 0.8  # and evaluation mode agrees
 
 
-class TestMixed(Battery):
+class TestMixed(ShortBattery):
   def make(self):
     return tiny(label_smoothing=0.1, mixup=0.8, cutmix=1.0)
 
