@@ -58,7 +58,7 @@ def digits(config):
 
   python -m sslax.train --config=configs/simclr_v2.py:digits --workdir=runs/v2_digits
 
-  Status: STATUS_DIGITS
+  Status: run for 640 of its 1,300 steps on a busy machine, as the start of the two presets below; not measured to the end.
   """
   protocols.digits(config)
   config.method = spec(
@@ -79,7 +79,8 @@ def digits_finetune(config):
 
   Needs runs/v2_digits; --config.graft names another. From scratch, for comparison: the same with --config.graft="()".
 
-  Status: STATUS_FINETUNE
+  Status: measured on 2026-11-22 from a pre-training of 640 of its 1,300 steps, one seed: accuracy on the 500 test digits 0.856;
+  from scratch 0.728.
   """
   protocols.digits(config, epochs=100.0, learning_rate=1e-3)
   config.data.train, config.online.every_steps = 'digits:@train[:10%]', 0
@@ -103,7 +104,7 @@ def digits_distill(config):
 
   Needs runs/v2_digits_finetune.
 
-  Status: STATUS_DISTILL
+  Status: measured on 2026-11-22, one seed: accuracy on the 500 test digits 0.874, its teacher 0.856 (see digits_finetune).
   """
   protocols.digits(config, epochs=60.0, learning_rate=2e-3)
   config.online.every_steps = 0

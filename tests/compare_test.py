@@ -205,7 +205,7 @@ def test_a_typo_in_the_last_method_ends_before_the_first_run(file, tmp_path):
   ],
 )
 def test_door(file, args, words):
-  code, output = run('compare', *[arg.format(file=file, root=ROOT) for arg in args])
+  code, output = run('compare', *[arg.format(file=file, root=ROOT) for arg in args], timeout=600)
   assert code == (0 if args == ['--help'] else 2) and 'Traceback' not in output, output
   assert all(word in output for word in words), output
 

@@ -34,12 +34,12 @@ def test_preset_builds_at_full_size(name, preset):
   config = MODULES[name].get_config(preset)
   configs.check(config, jax.device_count())
   run = loop.prepare_shapes(config, num_examples=50_000)
-  new, metrics = jax.eval_shape(
-    lambda s, b: loop.jit_step(run.method, run.tx, 0, None, None)(s, b), run.abstract_state, run.abstract_batch
-  )
-  assert jax.tree.structure(new) == jax.tree.structure(run.abstract_state)
-  assert [(a.shape, a.dtype) for a in jax.tree.leaves(new)] == [(a.shape, a.dtype) for a in jax.tree.leaves(run.abstract_state)]
-  assert metrics['loss'].shape == ()
+  state = run.abstract_state
+  views = jax.eval_shape(run.method.views, jax.eval_shape(lambda: jax.random.key(0)), run.abstract_batch)
+  loss, out = jax.eval_shape(run.method.loss, state.params, state.memory, views, jax.random.key(0), state.step)
+  _, memory = jax.eval_shape(run.method.after, state.params, out.memory, state.step)
+  assert loss.shape == () and jax.tree.structure(memory) == jax.tree.structure(state.memory)
+  assert [(a.shape, a.dtype) for a in jax.tree.leaves(memory)] == [(a.shape, a.dtype) for a in jax.tree.leaves(state.memory)]
   size = config.data.image_size
   image = jax.ShapeDtypeStruct((2, size, size, 3), np.uint8)
   pooled = jax.eval_shape(run.method.features, run.abstract_state.params, run.abstract_state.memory, {'image': image})['pooled']

@@ -27,6 +27,13 @@ if not absl.flags.FLAGS.is_parsed():  # Grain's workers ask for parsed flags
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items):
+  """The tests of a class share a fixture that takes seconds: with `--dist loadgroup` they stay in one process."""
+  for item in items:
+    if item.cls is not None:
+      item.add_marker(pytest.mark.xdist_group(item.cls.__name__))
+
+
 def _beside(name, variable):
   places = [pathlib.Path(os.environ[variable])] if variable in os.environ else [ROOT.parent / 'shared' / name]
   return next((p for p in places if p.is_dir()), None)

@@ -60,12 +60,12 @@ class Distill(Method):
     return self.classifier.num_features
 
   @property
-  def branch(self):
-    return _branch(self.encoder, self.neck, self.classifier)
+  def modules(self):
+    return _modules(self.encoder, self.neck, self.classifier)
 
   @property
-  def teacher(self):
-    return _branch(self.teacher_encoder, self.teacher_neck, self.teacher_classifier)
+  def teacher_modules(self):
+    return _modules(self.teacher_encoder, self.teacher_neck, self.teacher_classifier)
 
   def grafts(self) -> tuple[str, ...]:
     """A teacher at random initialisation teaches nothing."""
@@ -84,15 +84,15 @@ class Distill(Method):
   def init(self, rng, views):
     student_rng, teacher_rng = jax.random.split(rng)
     x = branch.rows(views['image'])
-    params, stats = branch.init(self.branch, student_rng, x)
-    teacher, teacher_stats = branch.init(self.teacher, teacher_rng, x)
+    params, stats = branch.init(self.modules, student_rng, x)
+    teacher, teacher_stats = branch.init(self.teacher_modules, teacher_rng, x)
     return params, {'stats': stats, 'teacher': teacher, 'teacher_stats': teacher_stats}
 
   def loss(self, params, memory, views, rng, step):
     del step
     x, n = branch.rows(views['image']), self.microbatches
-    out, stats = branch.apply(self.branch, params, memory['stats'], x, train=True, rng=rng, microbatches=n)
-    target, _ = branch.apply(self.teacher, memory['teacher'], memory['teacher_stats'], x, train=False, microbatches=n)
+    out, stats = branch.apply(self.modules, params, memory['stats'], x, train=True, rng=rng, microbatches=n)
+    target, _ = branch.apply(self.teacher_modules, memory['teacher'], memory['teacher_stats'], x, train=False, microbatches=n)
     s, t = out['classifier'], target['classifier']
     loss = self.alpha * distill(s, t, self.temperature)
     if self.uses_labels:
@@ -102,9 +102,9 @@ class Distill(Method):
     return loss, Output({**memory, 'stats': stats}, metrics)
 
   def features(self, params, memory, batch):
-    out, _ = branch.apply(self.branch, params, memory['stats'], self.augment.normalize(batch['image']), train=False)
+    out, _ = branch.apply(self.modules, params, memory['stats'], self.augment.normalize(batch['image']), train=False)
     return {**out['encoder'], 'logits': out['classifier']}
 
 
-def _branch(encoder, neck, classifier):
+def _modules(encoder, neck, classifier):
   return {'encoder': encoder, **({} if isinstance(neck, Identity) else {'neck': neck}), 'classifier': classifier}

@@ -53,7 +53,7 @@ class Supervised(Method):
     return self.classifier.num_features
 
   @property
-  def branch(self):
+  def modules(self):
     neck = {} if isinstance(self.neck, Identity) else {'neck': self.neck}
     return {'encoder': self.encoder, **neck, 'classifier': self.classifier}
 
@@ -67,7 +67,7 @@ class Supervised(Method):
     return {'image': self.augment(rng, batch), 'label': batch['label']}
 
   def init(self, rng, views):
-    params, stats = branch.init(self.branch, rng, branch.rows(views['image']))
+    params, stats = branch.init(self.modules, rng, branch.rows(views['image']))
     return params, {'stats': stats}
 
   def loss(self, params, memory, views, rng, step):
@@ -92,13 +92,13 @@ class Supervised(Method):
     """([N, C], stats) in training mode; a frozen encoder stays in evaluation mode."""
     options = {'rng': rng, 'microbatches': self.microbatches}
     if not self.freeze_encoder:
-      out, stats = branch.apply(self.branch, params, stats, x, train=True, **options)
+      out, stats = branch.apply(self.modules, params, stats, x, train=True, **options)
       return out['classifier'], stats
     out, _ = net.apply(self.encoder, params['encoder'], stats['encoder'], x, train=False, **options)
-    rest = {name: module for name, module in self.branch.items() if name != 'encoder'}
+    rest = {name: module for name, module in self.modules.items() if name != 'encoder'}
     out, stats = branch.apply(rest, params, stats, jax.lax.stop_gradient(out['pooled']), train=True, rng=rng)
     return out['classifier'], stats
 
   def features(self, params, memory, batch):
-    out, _ = branch.apply(self.branch, params, memory['stats'], self.augment.normalize(batch['image']), train=False)
+    out, _ = branch.apply(self.modules, params, memory['stats'], self.augment.normalize(batch['image']), train=False)
     return {**out['encoder'], 'logits': out['classifier']}

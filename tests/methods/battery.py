@@ -46,6 +46,10 @@ class Trainer:
   def place(self, batch):
     return jax.device_put(batch, self.rows)
 
+  def put(self, state):
+    """A copy of a state on these devices: the step donates it."""
+    return jax.device_put(jax.tree.map(np.asarray, state), self.whole)
+
   def run(self, steps, state=None, batches=None):
     state = self.init(self.batch) if state is None else state
     history = []
@@ -127,7 +131,8 @@ class Battery(ShortBattery):
 
   def test_5_eight_devices_are_one(self, trainer, trained):
     _, one, history = trained
-    eight, history8 = Trainer(trainer.method, devices=8).run(3)
+    on_eight = Trainer(trainer.method, devices=8)
+    eight, history8 = on_eight.run(3, on_eight.put(trainer.init(trainer.batch)))
     for a, b in zip(history, history8, strict=True):
       np.testing.assert_allclose(b['loss'], a['loss'], rtol=1e-5, atol=1e-6)  # a cosine may be near 0
     for path, a in jax.tree_util.tree_leaves_with_path(one.params):
@@ -155,13 +160,16 @@ class Battery(ShortBattery):
     np.testing.assert_allclose(same, out['pooled'][:4], rtol=1e-5, atol=1e-5, err_msg='rows depend on each other')
     assert np.ptp(np.asarray(out['pooled']), axis=0).max() > 1e-3, 'all images have the same features'
 
+  @pytest.mark.slow
   def test_8_microbatches_are_the_full_batch(self):
     make = self.make_without_batchnorm
     whole, parts = make(), make() and make(microbatches=4)
     if whole is None:
       return  # said by make_without_batchnorm
-    a, history = Trainer(whole).run(3)
-    b, history4 = Trainer(parts).run(3)
+    full, split = Trainer(whole), Trainer(parts)
+    start = jax.tree.map(np.asarray, full.init(full.batch))
+    a, history = full.run(3, full.put(start))
+    b, history4 = split.run(3, split.put(start))
     for x, y in zip(history, history4, strict=True):
       np.testing.assert_allclose(y['loss'], x['loss'], rtol=1e-5)
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
