@@ -1,0 +1,80 @@
+"""FastSiam (Pototzky, Sultan & Schmidt-Thieme 2022).
+
+Presets: digits, cifar10_cpu, cifar10.
+"""
+
+from sslax import protocols
+from sslax.methods.fastsiam import FastSiam
+from sslax.run.config import base_config, unknown_preset
+from sslax.spec import spec
+
+
+def digits(config):
+  """Handwritten digits on two CPU cores, minutes.
+
+  python -m sslax.train --config=configs/fastsiam.py:digits --workdir=runs/fastsiam_digits
+
+  Status: not yet measured.
+  """
+  protocols.digits(config)
+  config.method = spec(
+    FastSiam,
+    encoder=protocols.digits_encoder(),
+    head=protocols.mlp(128, 128, bias=False, final_bias=False, final_norm='bn_no_affine'),
+    predictor=protocols.mlp(32, 128, bias=False),
+    augment=protocols.digits_views(count=4),
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim.constant = '^predictor/'
+
+
+def cifar10_cpu(config):
+  """A small ResNet on CIFAR-10 in minutes on two CPU cores; half the epochs of the others, as it sees four views an image.
+
+  python -m sslax.train --config=configs/fastsiam.py:cifar10_cpu --workdir=runs/fastsiam_cpu \\
+      --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
+
+  Status: not yet measured.
+  """
+  protocols.cifar10_cpu(config, epochs=3.0)
+  config.method = spec(
+    FastSiam,
+    encoder=protocols.cifar10_cpu_encoder(),
+    head=protocols.mlp(256, 256, bias=False, final_bias=False, final_norm='bn_no_affine'),
+    predictor=protocols.mlp(64, 256, bias=False),
+    augment=protocols.cifar10_cpu_views(count=4),
+    microbatches=config.get_ref('microbatches'),
+  )
+  config.optim.constant = '^predictor/'
+
+
+def cifar10(config):
+  """lightly's CIFAR-10 table, batch 512, 200 epochs: kNN 0.788 (800 epochs: 0.902; batch 128, 200 epochs: 0.906).
+
+  python -m sslax.train --config=configs/fastsiam.py:cifar10 --workdir=runs/fastsiam_cifar10
+
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10. The
+  rate is not scaled with the batch.
+  Status: shape-checked, not yet run.
+  """
+  protocols.lightly_cifar10(config, scale_rate=False)
+  config.method = spec(
+    FastSiam,
+    encoder=protocols.lightly_encoder(),
+    head=protocols.mlp(2048, 2048, bias=False, final_bias=False, final_norm='bn'),
+    predictor=protocols.mlp(512, 2048, bias=False),
+    augment=protocols.lightly_views(area=(0.2, 1.0), count=4),
+    microbatches=config.get_ref('microbatches'),
+  )
+
+
+PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10)}
+
+
+def get_config(preset: str = 'digits'):
+  """The config of a preset: --config=configs/fastsiam.py:PRESET."""
+  config = base_config()
+  if preset not in PRESETS:
+    raise unknown_preset(preset, PRESETS)
+  PRESETS[preset](config)
+  return config
