@@ -59,7 +59,8 @@ def cifar10_cpu(config):
   python -m sslax.train --config=configs/dino.py:cifar10_cpu --workdir=runs/dino_cpu \\
       --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22 in `sslax.compare` with 2 epochs instead of 6, 2 CPU cores: kNN 0.369 (k 200, T 0.1; raw pixels
+  0.450, random encoder 0.300).
   """
   protocols.cifar10_cpu(config)
   config.method = spec(
