@@ -67,13 +67,13 @@ def test_watch_follows_a_run_without_disturbing_it(tmp_path):
 def test_the_classifier_that_a_method_learnt(tmp_path):
   """Its own logits on the test images: no floors, no other features, and both top-1 and top-5."""
   config = ROOT / 'configs' / 'supervised.py'
-  short = ('--config.num_epochs=0', '--config.num_steps=60', '--config.method.encoder.stages=(1,)')
+  short = ('--config.num_epochs=0', '--config.num_steps=150', '--config.method.encoder.stages=(1,)')
   code, output = train(tmp_path, *short, config=config)
   assert code == 0, output
   code, output = run('evaluate', f'--workdir={tmp_path}', '--probes=classifier', '--noreport')
   assert code == 0, output
   (row,) = rows(tmp_path)
-  assert (row['features'], row['step'], row['probe']) == ('trained', 60, 'classifier')
+  assert (row['features'], row['step'], row['probe']) == ('trained', 150, 'classifier')
   assert 0.3 < row['values']['top1'] < row['values']['top5'] <= 1
   assert f'{row["values"]["top1"]:.3f}' in output and not (tmp_path / 'features').exists()
 

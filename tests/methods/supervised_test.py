@@ -99,7 +99,7 @@ def test_mixing_changes_images_and_targets():
   assert len({float(loss_of(plain, params, memory, views, rng)[0]) for rng in rngs}) == 1
   assert len({float(loss_of(mixed, params, memory, views, rng)[0]) for rng in rngs}) == 3
   x, y = mix(jax.random.split(rngs[0])[0], branch.rows(views['image']), mixed.targets(views['label']), 1.0, 0.0)
-  logits = branch.apply(mixed.branch, params, memory['stats'], x, train=True)[0]['classifier']
+  logits = branch.apply(mixed.modules, params, memory['stats'], x, train=True)[0]['classifier']
   expected = -jnp.mean(jnp.sum(y * jax.nn.log_softmax(logits), 1))
   np.testing.assert_allclose(loss_of(mixed, params, memory, views, rngs[0])[0], expected, rtol=1e-5)
 
