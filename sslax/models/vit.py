@@ -117,13 +117,23 @@ class ViT(nn.Module):
   def __call__(self, x, train: bool):
     return self.encode(self.embed(x), train)
 
-  def embed(self, x):
-    """[B, H, W, C] -> patch tokens with positions [B, H/patch * W/patch, D], row by row, without the class token."""
-    return self.patches(x)
+  def embed(self, x, masked=None, mask_token=None):
+    """[B, H, W, C] -> patch tokens with positions [B, H/patch * W/patch, D], row by row, without the class token.
 
-  def encode(self, tokens, train: bool):
-    """Any subset of embedded patches [B, K, D] -> what `__call__` returns, T = K + 1 (K without class token)."""
+    Args:
+      masked: [B, T] bool, 1 = this patch is replaced by `mask_token` [D], before positions are added.
+    """
+    return self.patches(x, masked, mask_token)
+
+  def encode(self, tokens, train: bool, valid=None):
+    """Any subset of embedded patches [B, K, D] -> what `__call__` returns, T = K + 1 (K without class token).
+
+    Args:
+      valid: [B, K] bool, 0 = padding: no token attends to it, and its own output means nothing.
+    """
     B, depth = tokens.shape[0], self.sizes[1]
+    if valid is not None:
+      valid = jnp.pad(valid, ((0, 0), (int(self.class_token), 0)), constant_values=True)[:, None, None]
     x = tokens
     if self.class_token:
       cls = self.cls + self.cls_position if self.positions == 'learnt' else self.cls  # fixed tables are 0 there
@@ -131,17 +141,23 @@ class ViT(nn.Module):
     rates = np.linspace(0.0, self.drop_path, depth, dtype=np.float32)
     if self.scan:
       scan = nn.scan(
-        lambda block, x, rate: (block(x, train, rate), None),
+        lambda block, x, rate, valid: (block(x, train, rate, valid), None),
         variable_axes={'params': 0},
         split_rngs={'params': True, 'dropout': True},
+        in_axes=(0, nn.broadcast),
         length=depth,
       )
-      x, _ = scan(self.blocks, x, jnp.asarray(rates))
+      x, _ = scan(self.blocks, x, jnp.asarray(rates), valid)
     else:
       for block, rate in zip(self.blocks, rates, strict=True):
-        x = block(x, train, rate)
+        x = block(x, train, rate, valid)
     x = self.norm(x).astype(jnp.float32)
-    return {'pooled': x[:, 0] if self.pool == 'cls' else x[:, int(self.class_token) :].mean(1), 'tokens': x}
+    if self.pool == 'cls':
+      return {'pooled': x[:, 0], 'tokens': x}
+    first = int(self.class_token)
+    if valid is None:
+      return {'pooled': x[:, first:].mean(1), 'tokens': x}
+    return {'pooled': x[:, first:].mean(1, where=valid[:, 0, 0, first:, None]), 'tokens': x}
 
 
 class Patches(nn.Module):
@@ -155,7 +171,7 @@ class Patches(nn.Module):
   dtype: str
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, masked=None, mask_token=None):
     p, D = self.patch, self.width
     if x.shape[1] % p or x.shape[2] % p:
       raise ValueError(f'images of {x.shape[1]}x{x.shape[2]} pixels do not divide into patches of {p}')
@@ -164,6 +180,8 @@ class Patches(nn.Module):
     x = nn.Conv(D, (p, p), (p, p), 'VALID', dtype=self.dtype, kernel_init=kernel_init, name='projection')(x.astype(self.dtype))
     x = jax.lax.stop_gradient(x) if self.freeze else x
     B, h, w, _ = x.shape
+    if masked is not None:
+      x = jnp.where(masked.reshape(B, h, w, 1), mask_token.astype(x.dtype), x)
     if self.positions == 'learnt':
       # Once there, the table has the first image's shape, and `self.param` would refuse another.
       known = self.get_variable('params', 'positions')
@@ -176,7 +194,7 @@ class Patches(nn.Module):
 
 
 class Block(nn.Module):
-  """Pre-norm transformer block: [B, T, D] -> [B, T, D]."""
+  """Pre-norm transformer block: [B, T, D] -> [B, T, D]; `mask` as in `attend`."""
 
   heads: int
   hidden: int
@@ -187,9 +205,10 @@ class Block(nn.Module):
   weight_init: str
   attention: str
   dtype: str
+  activation: str = 'gelu'
 
   @nn.compact
-  def __call__(self, x, train: bool, rate):
+  def __call__(self, x, train: bool, rate, mask=None):
     B, T, D = x.shape
 
     def dense(features, name, init, bias=True):
@@ -205,11 +224,24 @@ class Block(nn.Module):
     y = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm1')(x)
     y = dense(3 * D, 'qkv', xavier_qkv if self.weight_init == 'moco' else init, self.qkv_bias)(y)
     q, k, v = jnp.unstack(y.reshape(B, T, 3, self.heads, D // self.heads), axis=2)
-    y = jax.nn.dot_product_attention(q, k, v, implementation=self.attention).reshape(B, T, D)
+    y = self.attend(q, k, v, mask).reshape(B, T, D)
     x = residual(x, dense(D, 'proj', init)(y), 'scale1')
     y = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm2')(x)
-    y = jax.nn.gelu(dense(self.hidden, 'fc1', init)(y), approximate=False)
+    y = activation(self.activation)(dense(self.hidden, 'fc1', init)(y))
     return residual(x, dense(D, 'fc2', init)(y), 'scale2')
+
+  def attend(self, q, k, v, mask=None):
+    """[B, T, heads, D / heads] three times -> the same shape; a method of its own so that its arguments can be looked at.
+
+    Args:
+      mask: bool, broadcast to [B, heads, T, T]; 1 = the query (row) attends to the key (column).
+    """
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.attention)
+
+
+def activation(name: str):
+  """'gelu' (exact) or 'quick_gelu', x sigmoid(1.702 x), which OpenAI's CLIP was trained with."""
+  return {'gelu': lambda x: jax.nn.gelu(x, approximate=False), 'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x)}[name]
 
 
 def drop_path(rng, y, rate):
