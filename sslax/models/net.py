@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -28,6 +29,7 @@ def apply(
   train: bool,
   rng: jax.Array | None = None,
   microbatches: int = 1,
+  method: str | Callable | None = None,
 ) -> tuple[PyTree, PyTree]:
   """(out, stats) of `module` on `inputs` (arrays [B, ...], batch first).
 
@@ -38,6 +40,8 @@ def apply(
       al. 2021, https://arxiv.org/abs/2101.06983): the loss still sees all B rows, the activations of B/n are alive at a time.
       Exact for networks without BatchNorm; with it, each microbatch has its own statistics (ghost BatchNorm) and `stats` moves
       n times.
+    method: what to call instead of the module itself: the name of a method with an argument `train`, or a function
+      (module, *inputs, train) -> out that calls several. It may close over arrays without a batch axis, a mask token say.
 
   Raises:
     ValueError: B is not a multiple of `microbatches`.
@@ -47,9 +51,9 @@ def apply(
     variables = {'params': params, **({'batch_stats': stats} if stats else {})}
     rngs = {'dropout': rng} if rng is not None else {}
     if train and stats:
-      out, new = module.apply(variables, *inputs, train=True, rngs=rngs, mutable=['batch_stats'])
+      out, new = module.apply(variables, *inputs, train=True, rngs=rngs, mutable=['batch_stats'], method=method)
       return out, new['batch_stats']
-    return module.apply(variables, *inputs, train=train, rngs=rngs), stats
+    return module.apply(variables, *inputs, train=train, rngs=rngs, method=method), stats
 
   if microbatches == 1:
     return once(stats, rng, *inputs)

@@ -99,6 +99,31 @@ def test_refuses_rows_that_do_not_divide():
     net.apply(head, *lively(head, x), x, train=True, microbatches=4)
 
 
+@pytest.mark.parametrize('microbatches', [1, 2])
+def test_a_method_of_the_module_and_a_function_of_several(microbatches):
+  model = ViT(width=8, depth=1, heads=2, patch=4)
+  x = rows(4 * 8 * 8, 3).reshape(4, 8, 8, 3)
+  params, _ = lively(model, x)
+  whole, _ = apply(model, params, {}, x, train=False)
+
+  def loss(token):
+    def filled(vit, x, masked, train):
+      tokens = vit.embed(x, masked, token)
+      return tokens, vit.encode(tokens, train)
+
+    (tokens, out), stats = net.apply(
+      model, params, {}, x, np.eye(4, dtype=bool), train=False, microbatches=microbatches, method=filled
+    )
+    assert stats == {} and tokens.shape == (4, 4, 8)
+    encoded, _ = net.apply(model, params, {}, tokens, train=False, microbatches=microbatches, method='encode')
+    return jnp.sum(jnp.sin(out['tokens'])), (out, encoded)
+
+  (_, (out, encoded)), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(jnp.zeros(8))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), out, encoded)
+  assert np.abs(np.asarray(out['pooled']) - np.asarray(whole['pooled'])).max() > 1e-2  # one patch of each is another
+  assert np.abs(grad).min() > 1e-4  # the function closed over an array, and its gradient comes back
+
+
 def test_count():
   params, _ = jax.eval_shape(lambda key: net.init(MLP((5, 4)), key, jnp.zeros((2, 6))), jax.random.key(0))
   assert net.count(params) == 6 * 5 + 5 + 2 * 5 + 5 * 4 + 4
