@@ -1,6 +1,8 @@
-"""Weights of torchvision ResNets and timm vision transformers, from safetensors files. No PyTorch, no pickle."""
+"""Weights of torchvision, timm, MAE and transformers, from safetensors files. No PyTorch, no pickle."""
 
+import math
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from sslax.errors import UserError
+from sslax.models.vit import sincos
 
 PyTree = Any
 
@@ -77,6 +80,78 @@ def vit(
 
   Networks with fixed positions do not keep them: add 'pos_embed' to `ignore`. The rest is as in `resnet`.
   """
+  return _fill(params, state, _vit_rule(params), prefix, ignore)
+
+
+def mae(
+  state: Mapping[str, np.ndarray], params: PyTree, *, prefix: str | tuple[str, ...] = (), ignore: tuple[str, ...] = ()
+) -> PyTree:
+  """params of an `MAE`, {'encoder': ViT, 'decoder': Decoder}, from the names of the official code (facebookresearch/mae).
+
+  The fixed position tables, which those checkpoints keep and ours do not, are compared. The rest is as in `resnet`.
+  """
+  encoder, decoder = _vit_rule(params['encoder']), _vit_rule(params['decoder'])
+  only = {
+    'embed': 'decoder_embed',
+    'predict': 'decoder_pred',
+    'mask_token': 'mask_token',
+  }  # in the decoder, beside norm and blocks
+
+  def rule(path, take):
+    part, *path = path
+    path = tuple(path)
+    if part == 'encoder':
+      return encoder(path, take)
+    if path[0] in only:
+      entry = {'kernel': '.weight', 'bias': '.bias'}.get(path[-1], '')
+      return _kernel(path, take(only[path[0]] + entry))
+    return decoder(path, lambda name: take(f'decoder_{name}'))
+
+  tables = ('decoder_pos_embed',) + (() if 'positions' in params['encoder']['patches'] else ('pos_embed',))
+  return _fill(params, state, rule, prefix, ignore, tables)
+
+
+def mae_transformers(
+  state: Mapping[str, np.ndarray], params: PyTree, *, prefix: str | tuple[str, ...] = (), ignore: tuple[str, ...] = ()
+) -> PyTree:
+  """params of an `MAE` from the names of transformers' ViTMAEForPreTraining, those of version 5 and of the files before it.
+
+  The rest is as in `mae`; a problem is told with the official code's names.
+  """
+  renamed = {}
+  for name, x in state.items():
+    for p in (prefix,) if isinstance(prefix, str) else prefix:
+      name = name.removeprefix(p)
+    for pattern, replacement in _TRANSFORMERS_MAE:
+      name = re.sub(pattern, replacement, name)
+    renamed[name] = x
+  for name in [name for name in renamed if '.attn.q.' in name]:  # one matrix [3D, D] for query, key and value
+    parts = [name.replace('.attn.q.', f'.attn.{part}.') for part in 'qkv']
+    if all(part in renamed for part in parts):
+      renamed[name.replace('.attn.q.', '.attn.qkv.')] = np.concatenate([renamed.pop(part) for part in parts])
+  return mae(renamed, params, ignore=ignore)
+
+
+# transformers -> the official code's names, in this order
+_TRANSFORMERS_MAE = (
+  (r'^decoder\.(decoder_(embed|pos_embed|norm|pred)|mask_token)', r'\1'),
+  (r'^decoder\.decoder_layers\.', 'decoder_blocks.'),
+  (r'^vit\.(encoder\.layer|layers)\.', 'blocks.'),
+  (r'^vit\.layernorm\.', 'norm.'),
+  (r'^vit\.embeddings\.cls_token', 'cls_token'),
+  (r'^vit\.embeddings\.position_embeddings', 'pos_embed'),
+  (r'^vit\.embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
+  (r'\.attention\.(attention\.)?(q|k|v)(_proj|uery|ey|alue)\.', r'.attn.\2.'),
+  (r'\.attention\.(o_proj|output\.dense)\.', '.attn.proj.'),
+  (r'\.(mlp\.fc1|intermediate\.dense)\.', '.mlp.fc1.'),
+  (r'\.(mlp\.fc2|output\.dense)\.', '.mlp.fc2.'),
+  (r'\.layernorm_before\.', '.norm1.'),
+  (r'\.layernorm_after\.', '.norm2.'),
+)
+
+
+def _vit_rule(params):
+  """The rule of `_fill` for a `ViT`, looped or scanned, and timm's names."""
   top = {
     ('cls',): 'cls_token',
     ('patches', 'projection', 'kernel'): 'patch_embed.proj.weight',
@@ -103,7 +178,7 @@ def vit(
     any_leaf = params['blocks']['norm1']['scale']
     return np.stack([_kernel(path, take(f'blocks.{i}.{name}')) for i in range(any_leaf.shape[0])])
 
-  return _fill(params, state, rule, prefix, ignore)
+  return rule
 
 
 def _kernel(path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
@@ -111,8 +186,11 @@ def _kernel(path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
   return np.moveaxis(x, (0, 1), (-1, -2)) if path[-1] == 'kernel' else x
 
 
-def _fill(template: PyTree, state: Mapping[str, np.ndarray], rule: Callable, prefix, ignore) -> PyTree:
-  """`template` with rule(path, take) at each leaf, where take(name) is an entry of `state`; every entry must be taken."""
+def _fill(template: PyTree, state: Mapping[str, np.ndarray], rule: Callable, prefix, ignore, tables=()) -> PyTree:
+  """`template` with rule(path, take) at each leaf, where take(name) is an entry of `state`; every entry must be taken.
+
+  `tables` names sin-cos positions [1, 1 + T, D] with a row of zeros in front: if they are there they must be what we compute.
+  """
   names = {}
   for name in state:
     short = name
@@ -139,6 +217,12 @@ def _fill(template: PyTree, state: Mapping[str, np.ndarray], rule: Callable, pre
     if x.shape != leaf.shape:
       problems.append(f'wrong shape: {"/".join(path)} is {leaf.shape}, the weights are {x.shape}')
     leaves[path] = jnp.asarray(x, leaf.dtype)
+  for name in set(tables) & set(names):
+    x = take(name)
+    side = math.isqrt(x.shape[1] - 1)
+    ours = np.pad(sincos(side, side, x.shape[2], 'sincos_mae').reshape(-1, x.shape[2]), ((1, 0), (0, 0)))
+    if x.shape[1:] != ours.shape or np.abs(x[0] - ours).max() > 2e-3:  # half precision
+      problems.append(f'other positions: {name} {x.shape} is not the sin-cos table of MAE')
   problems += [f'not used: {names[name]} {state[names[name]].shape}' for name in names if name not in taken]
   if problems:
     raise UserError('these weights are not of this network (see `prefix` and `ignore`):\n  ' + '\n  '.join(problems))

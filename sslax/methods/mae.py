@@ -1,0 +1,122 @@
+"""MAE. He et al. 2022, https://arxiv.org/abs/2111.06377; official code: facebookresearch/mae, models_mae.py."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from sslax.losses.reconstruction import masked_mse, normalize_patches
+from sslax.method import Crop, Method, Output
+from sslax.models import branch, net
+from sslax.models.decoder import Decoder
+from sslax.models.vit import ViT
+from sslax.ops.masks import KINDS, Masks, draw_noise, from_noise
+from sslax.ops.patches import patchify, reconstruction
+from sslax.ops.views import RandomViews
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE(Method):
+  """The encoder sees a quarter of the patches; a small decoder predicts the pixels of the others.
+
+  Removed patches never enter the encoder: its blocks cost what K + 1 tokens cost. `baseline_loss` among the metrics is the loss
+  of predicting the mean of each patch: a run that stays there has learnt nothing.
+  """
+
+  encoder: ViT
+  decoder: Decoder  # thrown away after pre-training
+  augment: RandomViews  # crop and flip; the paper found no use for colours (table 1e)
+  mask_ratio: float = 0.75  # of the patches are removed, rounded up
+  masking: str = 'random'  # 'block', 'grid' (table 1f)
+  norm_pix: bool = True  # each patch's pixels are standardised by their own mean and variance
+  microbatches: int = 1  # of the encoder; see net.apply
+
+  def __post_init__(self):
+    if not 0 < self.mask_ratio < 1:
+      raise ValueError(f'mask_ratio must be in (0, 1), not {self.mask_ratio}')
+    if self.masking not in KINDS:
+      raise ValueError(f'masking={self.masking!r} is none of {", ".join(map(repr, KINDS))}')
+    if self.augment.count != 1:
+      raise ValueError(f'one view of each image is masked: augment.count must be 1, not {self.augment.count}')
+    for field in ('patch', 'class_token'):
+      ours, theirs = getattr(self.decoder, field), getattr(self.encoder, field)
+      if ours != theirs:
+        raise ValueError(f'decoder.{field}={ours} must be encoder.{field}={theirs}')
+    if self.augment.size % self.encoder.patch:
+      raise ValueError(f'augment.size={self.augment.size} is no multiple of encoder.patch={self.encoder.patch}')
+    if self.keep((self.augment.size // self.encoder.patch) ** 2) < 1:
+      raise ValueError(f'mask_ratio={self.mask_ratio} leaves no patch of {self.augment.size} pixels')
+
+  def crops(self) -> tuple[Crop, ...]:
+    return self.augment.crops()
+
+  def views(self, rng, batch):
+    """[B, 1, S, S, 3]"""
+    return self.augment(rng, batch)
+
+  def keep(self, T: int) -> int:
+    """How many of T patches stay: int(T (1 - ratio)), as in the official code, without its rounding error (ratio 0.9 of 100)."""
+    return int(T * (1 - self.mask_ratio) + 1e-6)
+
+  def draw(self, rng: jax.Array, image: jax.Array) -> Masks:
+    """Which patches of images [B, H, W, 3] are removed."""
+    h, w = (side // self.encoder.patch for side in image.shape[1:3])
+    keep = self.keep(h * w)
+    return from_noise(draw_noise(rng, len(image), (h, w), self.masking, h * w - keep), keep)
+
+  def init(self, rng, views):
+    encoder_rng, decoder_rng, mask_rng = jax.random.split(rng, 3)
+    x = branch.rows(views)
+    encoder, _ = net.init(self.encoder, encoder_rng, x)
+    removed = self.draw(mask_rng, x)
+    tokens = self.encode(encoder, x, removed.kept, train=False)
+    decoder, _ = net.init(self.decoder, decoder_rng, tokens, removed.restore)
+    return {'encoder': encoder, 'decoder': decoder}, {}
+
+  def encode(self, params, x, kept, *, train, rng=None):
+    """[B, H, W, 3] -> [B, 1 + K, D]: tokens of the patches `kept` [B, K] after the class token, where there is one."""
+
+    def visible(vit, x, kept, train):
+      return vit.encode(jnp.take_along_axis(vit.embed(x), kept[..., None], 1), train)
+
+    options = dict(train=train, rng=rng, microbatches=self.microbatches if train else 1)
+    out, _ = net.apply(self.encoder, params, {}, x, kept, method=visible, **options)
+    return out['tokens']
+
+  def predict(self, params, x, removed: Masks, *, train, rng=None):
+    """[B, T, p*p*3] in the units of `target`, for every patch of normalised images [B, H, W, 3]."""
+    tokens = self.encode(params['encoder'], x, removed.kept, train=train, rng=rng)
+    prediction, _ = net.apply(self.decoder, params['decoder'], {}, tokens, removed.restore, train=train)
+    return prediction
+
+  def loss(self, params, memory, views, rng, step):
+    del step
+    mask_rng, rng = jax.random.split(rng)
+    x = branch.rows(views)
+    removed = self.draw(mask_rng, x)
+    loss, metrics = self.compare(self.predict(params, x, removed, train=True, rng=rng), x, removed.masked)
+    return loss, Output(memory, metrics)
+
+  def compare(self, prediction, x, masked):
+    """([] loss, metrics) of predicted patches for normalised images [B, H, W, 3]; masked [B, T], 1 = removed."""
+    target = patchify(x, self.encoder.patch)
+    if self.norm_pix:
+      target, _, _ = normalize_patches(target)
+    mean = jnp.broadcast_to(target.mean(-1, keepdims=True), target.shape)
+    return masked_mse(prediction, target, masked), {'baseline_loss': masked_mse(mean, target, masked)}
+
+  def features(self, params, memory, batch):
+    del memory
+    out, _ = net.apply(self.encoder, params['encoder'], {}, self.augment.normalize(batch['image']), train=False)
+    return out
+
+  def pictures(self, params, memory, batch, rng):
+    """Reconstructions of whole images; where `norm_pix`, with the true mean and variance of each patch."""
+    del memory
+    x = self.augment.normalize(batch['image'])
+    removed = self.draw(rng, x)
+    prediction = self.predict(params, x, removed, train=False)
+    if self.norm_pix:
+      _, mean, std = normalize_patches(patchify(x, self.encoder.patch))
+      prediction = prediction * std + mean
+    return reconstruction(x, prediction, removed.masked, self.encoder.patch, self.augment.mean, self.augment.std)

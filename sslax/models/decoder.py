@@ -1,0 +1,96 @@
+"""The decoder of a masked autoencoder: a small transformer that fills in the patches that the encoder did not see."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sslax.models.norm import one_of
+from sslax.models.vit import Block, sincos, xavier
+
+
+class Decoder(nn.Module):
+  """Encoded visible tokens [B, K, D] -> predicted patches [B, T, p*p*C] float32 (He et al. 2022, section 3; models_mae.py).
+
+  A linear layer to `width`, the mask token at every removed place, fixed sin-cos positions, blocks as in ViT, norm, a linear
+  layer to pixels. Dense kernels are Xavier uniform, biases 0, the mask token N(0, 0.02).
+
+  Args:
+    width, depth, heads: of the blocks; the paper's decoder is the same for all encoders.
+    mlp_ratio: hidden size of the MLP over width.
+    patch: pixels, that of the encoder.
+    channels: of the image.
+    class_token: the first of the encoded tokens is a class token, which attends and is attended to here, too.
+    eps: of the layer norms.
+    scan: one compiled block for all layers; parameters become 'blocks' [depth, ...] instead of 'blocks_0', 'blocks_1', ...
+    remat: recompute each block in the backward pass.
+    attention: `implementation` of jax.nn.dot_product_attention, 'xla' or 'cudnn' (GPU, bfloat16).
+    dtype: of the computation, 'float32' or 'bfloat16'; parameters stay float32.
+  """
+
+  width: int = 512
+  depth: int = 8
+  heads: int = 16
+  mlp_ratio: float = 4.0
+  patch: int = 16
+  channels: int = 3
+  class_token: bool = True
+  eps: float = 1e-6
+  scan: bool = False
+  remat: bool = False
+  attention: str = 'xla'
+  dtype: str = 'float32'
+
+  def __post_init__(self):
+    one_of('attention', self.attention, ('xla', 'cudnn'))
+    one_of('dtype', self.dtype, ('float32', 'bfloat16'))
+    for field in ('width', 'depth', 'heads', 'patch', 'channels'):
+      if getattr(self, field) < 1:
+        raise ValueError(f'{field}={getattr(self, field)} is not positive')
+    if self.width % self.heads or self.width % 4:
+      raise ValueError(f'width={self.width} must be a multiple of heads={self.heads}, and of 4 for the positions')
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, tokens, restore, train: bool):
+    """Predictions for all T patches, the visible ones too.
+
+    Args:
+      tokens: [B, K, D], or [B, 1 + K, D] with a class token.
+      restore: [B, T], see `sslax.ops.masks.Masks`; the T patches are those of a square image.
+
+    Raises:
+      ValueError: T is no square.
+    """
+    first, (B, T) = int(self.class_token), restore.shape
+    side = math.isqrt(T)
+    if side * side != T:
+      raise ValueError(f'{T} patches are no square: the decoder is for square images')
+
+    def dense(features, name):
+      return nn.Dense(features, dtype=self.dtype, kernel_init=xavier, name=name)
+
+    x = dense(self.width, 'embed')(tokens.astype(self.dtype))
+    mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width)).astype(x.dtype)
+    removed = jnp.broadcast_to(mask_token, (B, T - (x.shape[1] - first), self.width))
+    patches = jnp.concatenate([x[:, first:], removed], 1)
+    patches = jnp.take_along_axis(patches, restore[..., None], 1)
+    patches += sincos(side, side, self.width, 'sincos_mae').reshape(1, T, self.width).astype(x.dtype)
+    x = jnp.concatenate([x[:, :first], patches], 1)  # the class token's position is 0
+
+    # As in ViT: inside scan the barrier that stops common-subexpression elimination is not needed, and costs.
+    Layer = nn.remat(Block, static_argnums=(2,), prevent_cse=not self.scan) if self.remat else Block
+    block = (self.heads, round(self.mlp_ratio * self.width), False, 0.0, True, self.eps, 'mae', self.attention, self.dtype)
+    if self.scan:
+      scan = nn.scan(
+        lambda block, x, _: (block(x, train, 0.0), None),
+        variable_axes={'params': 0},
+        split_rngs={'params': True},
+        length=self.depth,
+      )
+      x, _ = scan(Layer(*block, name='blocks'), x, None)
+    else:
+      for i in range(self.depth):
+        x = Layer(*block, name=f'blocks_{i}')(x, train, 0.0)
+    x = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm')(x)
+    return dense(self.patch**2 * self.channels, 'predict')(x[:, first:]).astype(jnp.float32)
