@@ -126,20 +126,23 @@ class Evaluation:
   def evaluate(self, step: int) -> None:
     """All probes of one checkpoint, and of the floors, that are not in eval.jsonl yet."""
     self.shown_step = step
-    todo = [('trained', step)] + ([(PIXELS, 0), (RANDOM, 0)] if self.wants_floors else [])
-    todo = [(features, at, probe) for features, at in todo for probe in self.probes if self._find(features, at, probe) is None]
+    self.compute([('trained', step), *([(PIXELS, 0), (RANDOM, 0)] if self.wants_floors else [])])
+
+  def compute(self, sets: list[tuple[str, int]]) -> None:
+    """All probes of these (features, step) that are not in eval.jsonl yet; features: 'trained', PIXELS or RANDOM (step 0)."""
+    todo = [(features, at, probe) for features, at in sets for probe in self.probes if self._find(features, at, probe) is None]
     todo = [(f, s, p) for f, s, p in todo if not (p == 'sgd' and f == PIXELS or p == 'classifier' and f != 'trained')]
     if not todo:
       return
     if 'classifier' in self.probes:
       self._check_classifier()  # before the other probes take their time
-    sets: dict[str, Sets] = {}
+    found: dict[tuple[str, int], Sets] = {}
     for features, at, probe in todo:
-      if features not in sets and probe != 'classifier':
-        sets[features] = self._features(features, at)
+      if (features, at) not in found and probe != 'classifier':
+        found[features, at] = self._features(features, at)
       print(f'{probe} probe of {features} ...', file=sys.stderr, flush=True)
       started = time.time()
-      values = self._classifier(at) if probe == 'classifier' else self._probe(probe, sets[features], features, at)
+      values = self._classifier(at) if probe == 'classifier' else self._probe(probe, found[features, at], features, at)
       self._write(
         {
           'step': at,

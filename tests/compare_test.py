@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 from run.trainer import ROOT, TERM, TINY, lines, run, start
 
-from sslax import comparison
+from sslax import comparison, comparison_results
 from sslax.errors import Diverged, Interrupted, UserError
 from sslax.evals import report
 from sslax.methods.averaged import Averaged
@@ -301,7 +301,7 @@ def test_one_failure_is_a_row_and_the_next_call_tries_it_again(make, monkeypatch
       job.run(stop)
     assert trained == expected
     assert 'failed: out of memory' in capsys.readouterr().out or expected[-1] == 'cold'
-  assert [row.status() for row in job.rows()[2:]] == ['done', 'diverged at step 7: loss not finite']
+  assert [row.status() for row in job.results.rows()[2:]] == ['done', 'diverged at step 7: loss not finite']
 
 
 def test_a_signal_ends_at_once_where_nothing_can_be_lost(make, monkeypatch, capfd):
@@ -328,10 +328,10 @@ def test_a_signal_ends_at_once_where_nothing_can_be_lost(make, monkeypatch, capf
 
 
 def write_run(job, name, seed, top1, **fields):
-  folder = job.folder(name, seed)
+  folder = job.results.folder(name, seed)
   folder.mkdir(parents=True)
   configs.save(job.resolve('cold', seed), folder)
-  journal = comparison.Journal(folder)
+  journal = comparison_results.Journal(folder)
   journal.update(status='done', figures={'knn': top1}, batch_size=32, encoder_parameters=10, parameters=12, **fields)
 
 
@@ -343,10 +343,10 @@ def test_mean_deviation_throughput_and_time_left(make):
   job = make(seeds=(0, 1, 2))
   write_run(job, 'cold', 0, 0.5, sessions=[session(40, 4.0)])
   write_run(job, 'cold', 1, 0.7, sessions=[session(30, 2.0), session(40, 2.0, start_step=30)], probe_seconds=6.0)
-  row = job.rows()[2]
+  row = job.results.rows()[2]
   assert row.figures['knn'] == [0.5, 0.7] and row.seeds == {0: 'done', 1: 'done', 2: 'not run'}
   assert row.images_per_second == 80 * 32 / 8 and row.seconds == 4.0 and row.compile_seconds == 3.0
-  cells = dict(zip(job.table().columns, job.table().rows[2], strict=True))
+  cells = dict(zip(job.results.table().columns, job.results.table().rows[2], strict=True))
   assert cells['kNN'] == f'0.600 ± {statistics.stdev([0.5, 0.7]):.3f}' == '0.600 ± 0.141'
   assert cells['seeds'] == '2 of 3' and cells['status'] == 'seed 0: done; seed 1: done; seed 2: not run'
   # cold took 4 + 2 + 1 = 7 and 4 + 4 + 2 + 6 = 16 seconds: one run of cold and three of warm are left
@@ -354,7 +354,7 @@ def test_mean_deviation_throughput_and_time_left(make):
 
 
 def test_seconds_of_a_killed_session_are_kept(tmp_path):
-  journal = comparison.Journal(tmp_path)
+  journal = comparison_results.Journal(tmp_path)
   journal.begin(0, compile_seconds=5.0)
   journal['sessions'][0]['began'] -= 100  # it began 100 s ago, came to its first step after 10 s ...
   status = tmp_path / 'status.json'
@@ -363,7 +363,7 @@ def test_seconds_of_a_killed_session_are_kept(tmp_path):
   os.utime(status, (time.time(), time.time()))
   journal['clock'].append([29, 1e9])
   journal.update()
-  journal = comparison.Journal(tmp_path)
+  journal = comparison_results.Journal(tmp_path)
   journal.begin(25, compile_seconds=1.0)
   first, second = journal['sessions']
   assert first['seconds'] == pytest.approx(30, abs=1) and (first['step'], first['compile_seconds']) == (30, 15.0)

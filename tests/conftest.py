@@ -27,11 +27,14 @@ if not absl.flags.FLAGS.is_parsed():  # Grain's workers ask for parsed flags
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+LONGEST = ('trainer_test', 'compare_test', 'evaluate_test', 'collapse_test')
+
+
 def pytest_collection_modifyitems(items):
-  """The tests of a class share a fixture that takes seconds: with `--dist loadgroup` they stay in one process."""
-  for item in items:
-    if item.cls is not None:
-      item.add_marker(pytest.mark.xdist_group(item.cls.__name__))
+  """The longest modules first, so that with `--dist loadscope` no process is left alone with one of them at the end."""
+  names = [item.module.__name__.rpartition('.')[2] for item in items]
+  order = sorted(range(len(items)), key=lambda i: (names[i] not in LONGEST, i))
+  items[:] = [items[i] for i in order]
 
 
 def _beside(name, variable):

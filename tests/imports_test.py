@@ -22,7 +22,8 @@ FLOORS = {  # room: what it may import beside its own room
   'evaluator': BASE | {'ops', 'data', 'losses', 'models', 'step', 'evals', 'run'},
 }
 FLOORS['protocols'] = BASE | {'ops', 'data', 'losses', 'models', 'step', 'run'}
-FLOORS['comparison'] = FLOORS['evaluator'] | {'evaluator'}
+FLOORS['comparison_results'] = FLOORS['evaluator'] | {'evaluator'}
+FLOORS['comparison'] = FLOORS['comparison_results'] | {'comparison_results'}
 for door in ('train', 'evaluate', 'show'):
   FLOORS[door] = FLOORS['evaluator'] | {'evaluator'}
 FLOORS['compare'] = FLOORS['comparison'] | {'comparison'}
