@@ -36,7 +36,11 @@ class ViT(nn.Module):
     weight_init: biases 0, learnt positions N(0, 0.02), and
       'timm': dense N(0, 0.02), patches uniform +-1/sqrt(fan-in), class token N(0, 1e-6);
       'mae': dense and patches (as a matrix) Xavier uniform, class token N(0, 0.02);
-      'moco': as 'mae', with query, key and value as three Xavier matrices, class token N(0, 1e-6).
+      'moco': as 'mae', with query, key and value as three Xavier matrices, class token N(0, 1e-6);
+      'clip': see `block_initializers`; positions and class token N(0, 1/D), patches as in 'timm'.
+    activation: of the MLP, see `activation`.
+    pre_norm: a layer norm before the first block (CLIP).
+    patch_bias: a bias in the patch projection (CLIP: none).
     freeze_patch: no gradient into the patch projection (MoCo v3). Leave it out of the weight decay too, or it shrinks.
     scan: one compiled block for all layers; parameters become 'blocks' [depth, ...] instead of 'blocks_0', 'blocks_1', ...
     remat: recompute each block in the backward pass.
@@ -58,6 +62,9 @@ class ViT(nn.Module):
   qkv_bias: bool = True
   eps: float = 1e-6
   weight_init: str = 'timm'
+  activation: str = 'gelu'
+  pre_norm: bool = False
+  patch_bias: bool = True
   freeze_patch: bool = False
   scan: bool = False
   remat: bool = False
@@ -68,7 +75,8 @@ class ViT(nn.Module):
     one_of('variant', self.variant, ('', *VARIANTS))
     one_of('pool', self.pool, ('cls', 'mean'))
     one_of('positions', self.positions, POSITIONS)
-    one_of('weight_init', self.weight_init, ('timm', 'mae', 'moco'))
+    one_of('weight_init', self.weight_init, ('timm', 'mae', 'moco', 'clip'))
+    one_of('activation', self.activation, ('gelu', 'quick_gelu'))
     one_of('attention', self.attention, ('xla', 'cudnn'))
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
     width, depth, heads = self.sizes
@@ -102,15 +110,20 @@ class ViT(nn.Module):
 
   def setup(self):
     width, depth, heads = self.sizes
-    self.patches = Patches(width, self.patch, self.positions, self.weight_init, self.freeze_patch, self.dtype)
+    std = {'mae': 0.02, 'clip': width**-0.5}.get(self.weight_init, 1e-6)  # of the class token
+    position_init = nn.initializers.normal(width**-0.5 if self.weight_init == 'clip' else 0.02)
+    self.patches = Patches(width, self.patch, self.positions, self.weight_init, self.freeze_patch, self.dtype, self.patch_bias)
     if self.class_token:
-      self.cls = self.param('cls', nn.initializers.normal(0.02 if self.weight_init == 'mae' else 1e-6), (1, 1, width))
+      self.cls = self.param('cls', nn.initializers.normal(std), (1, 1, width))
       if self.positions == 'learnt':
-        self.cls_position = self.param('cls_position', nn.initializers.normal(0.02), (1, 1, width))
+        self.cls_position = self.param('cls_position', position_init, (1, 1, width))
+    if self.pre_norm:
+      self.norm_pre = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False)
     # Inside scan the barrier that stops common-subexpression elimination is not needed, and costs.
     Layer = nn.remat(Block, static_argnums=(2,), prevent_cse=not self.scan) if self.remat else Block
     sizes = (heads, round(self.mlp_ratio * width))
     rest = (self.drop_path > 0, self.layer_scale, self.qkv_bias, self.eps, self.weight_init, self.attention, self.dtype)
+    rest += (self.activation, depth)
     self.blocks = Layer(*sizes, *rest) if self.scan else [Layer(*sizes, *rest) for _ in range(depth)]
     self.norm = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False)
 
@@ -138,6 +151,7 @@ class ViT(nn.Module):
     if self.class_token:
       cls = self.cls + self.cls_position if self.positions == 'learnt' else self.cls  # fixed tables are 0 there
       x = jnp.concatenate([jnp.broadcast_to(cls.astype(x.dtype), (B, *cls.shape[1:])), x], 1)
+    x = self.norm_pre(x) if self.pre_norm else x
     rates = np.linspace(0.0, self.drop_path, depth, dtype=np.float32)
     if self.scan:
       scan = nn.scan(
@@ -169,6 +183,7 @@ class Patches(nn.Module):
   weight_init: str
   freeze: bool
   dtype: str
+  bias: bool = True
 
   @nn.compact
   def __call__(self, x, masked=None, mask_token=None):
@@ -176,8 +191,8 @@ class Patches(nn.Module):
     if x.shape[1] % p or x.shape[2] % p:
       raise ValueError(f'images of {x.shape[1]}x{x.shape[2]} pixels do not divide into patches of {p}')
     torch_kernel, _ = initializers('torch', p * p * x.shape[-1])
-    kernel_init = torch_kernel if self.weight_init == 'timm' else xavier
-    x = nn.Conv(D, (p, p), (p, p), 'VALID', dtype=self.dtype, kernel_init=kernel_init, name='projection')(x.astype(self.dtype))
+    fields = dict(use_bias=self.bias, kernel_init=torch_kernel if self.weight_init in ('timm', 'clip') else xavier)
+    x = nn.Conv(D, (p, p), (p, p), 'VALID', dtype=self.dtype, **fields, name='projection')(x.astype(self.dtype))
     x = jax.lax.stop_gradient(x) if self.freeze else x
     B, h, w, _ = x.shape
     if masked is not None:
@@ -185,7 +200,8 @@ class Patches(nn.Module):
     if self.positions == 'learnt':
       # Once there, the table has the first image's shape, and `self.param` would refuse another.
       known = self.get_variable('params', 'positions')
-      table = known if known is not None else self.param('positions', nn.initializers.normal(0.02), (1, h, w, D))
+      init = nn.initializers.normal(D**-0.5 if self.weight_init == 'clip' else 0.02)
+      table = known if known is not None else self.param('positions', init, (1, h, w, D))
       if table.shape != (1, h, w, D):
         table = jax.image.resize(table, (1, h, w, D), 'bicubic', antialias=False)
     else:
@@ -206,6 +222,7 @@ class Block(nn.Module):
   attention: str
   dtype: str
   activation: str = 'gelu'
+  depth: int = 1  # blocks in the network, for weight_init='clip'
 
   @nn.compact
   def __call__(self, x, train: bool, rate, mask=None):
@@ -220,15 +237,15 @@ class Block(nn.Module):
         y = y * scale.astype(y.dtype)[None, None]
       return x + (drop_path(self.make_rng('dropout'), y, rate) if self.drop and train else y)
 
-    init = initializers('trunc_normal_0.02', D)[0] if self.weight_init == 'timm' else xavier
+    init = block_initializers(self.weight_init, D, self.depth)
     y = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm1')(x)
-    y = dense(3 * D, 'qkv', xavier_qkv if self.weight_init == 'moco' else init, self.qkv_bias)(y)
+    y = dense(3 * D, 'qkv', init['qkv'], self.qkv_bias)(y)
     q, k, v = jnp.unstack(y.reshape(B, T, 3, self.heads, D // self.heads), axis=2)
     y = self.attend(q, k, v, mask).reshape(B, T, D)
-    x = residual(x, dense(D, 'proj', init)(y), 'scale1')
+    x = residual(x, dense(D, 'proj', init['proj'])(y), 'scale1')
     y = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm2')(x)
-    y = activation(self.activation)(dense(self.hidden, 'fc1', init)(y))
-    return residual(x, dense(D, 'fc2', init)(y), 'scale2')
+    y = activation(self.activation)(dense(self.hidden, 'fc1', init['fc1'])(y))
+    return residual(x, dense(D, 'fc2', init['fc2'])(y), 'scale2')
 
   def attend(self, q, k, v, mask=None):
     """[B, T, heads, D / heads] three times -> the same shape; a method of its own so that its arguments can be looked at.
@@ -237,6 +254,21 @@ class Block(nn.Module):
       mask: bool, broadcast to [B, heads, T, T]; 1 = the query (row) attends to the key (column).
     """
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.attention)
+
+
+def block_initializers(weight_init: str, width: int, depth: int) -> dict:
+  """Initializers of a block's four kernels; for 'timm', 'mae' and 'moco' see `ViT`.
+
+  'clip' is normal with std D^-0.5 for query, key and value, (2D)^-0.5 for fc1, D^-0.5 (2 depth)^-0.5 for the two that end in the
+  residual stream: the official code's for the text transformer (openai/CLIP, model.py), which leaves those of the image tower as
+  PyTorch makes them. Here both towers have it.
+  """
+  if weight_init == 'clip':
+    normal = nn.initializers.normal
+    out = normal((2 * depth * width) ** -0.5)
+    return {'qkv': normal(width**-0.5), 'proj': out, 'fc1': normal((2 * width) ** -0.5), 'fc2': out}
+  init = initializers('trunc_normal_0.02', width)[0] if weight_init == 'timm' else xavier
+  return {'qkv': xavier_qkv if weight_init == 'moco' else init, 'proj': init, 'fc1': init, 'fc2': init}
 
 
 def activation(name: str):

@@ -1,0 +1,105 @@
+"""Text transformer: CLIP's (Radford et al. 2021, https://arxiv.org/abs/2103.00020; openai/CLIP, model.py) and encoders that see
+both ways (SigLIP, LiT; google-research/big_vision, text_transformer.py).
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sslax.models.norm import one_of
+from sslax.models.vit import Block
+
+
+class TextTransformer(nn.Module):
+  """Token ids [B, L] int -> {'pooled': [B, D], 'tokens': [B, L, D] after the final norm}, both float32.
+
+  Ids are padded with 0 after the end token, which has the largest id of the vocabulary: hence the first position of a row's
+  largest id is its end. Rows may be shorter than `length`, never longer. In an encoder that sees both ways nobody attends to what
+  comes after the end (big_vision masks nothing).
+
+  Args:
+    width, depth, heads: of the transformer; CLIP's ViT-B models have 512, 12, 8.
+    vocab_size: number of ids: 49,408 for CLIP's BPE, 259 for bytes.
+    length: L at most, the rows of the table of positions.
+    causal: a token sees itself and those before it; False: all tokens of the text.
+    pool: 'argmax' = the end token, 'last' = position L - 1, whatever is there (it sees the text either way), 'mean' = mean of the
+      text's tokens, 'cls' = the first token (for causal=False).
+    mlp_ratio: hidden size of the MLP over width.
+    activation: 'gelu' (exact) or 'quick_gelu' (OpenAI's weights).
+    eps: of the layer norms.
+    weight_init: 'clip' = tokens N(0, 0.02), positions N(0, 0.01), the rest in `vit.block_initializers`; 'mae' = dense Xavier
+      uniform, tokens and positions with variance 1/D (big_vision).
+    scan, remat, attention, dtype: as in ViT.
+  """
+
+  width: int = 512
+  depth: int = 12
+  heads: int = 8
+  vocab_size: int = 49408
+  length: int = 77
+  causal: bool = True
+  pool: str = 'argmax'
+  mlp_ratio: float = 4.0
+  activation: str = 'gelu'
+  eps: float = 1e-5
+  weight_init: str = 'clip'
+  scan: bool = False
+  remat: bool = False
+  attention: str = 'xla'
+  dtype: str = 'float32'
+
+  def __post_init__(self):
+    one_of('pool', self.pool, ('argmax', 'last', 'mean', 'cls'))
+    one_of('activation', self.activation, ('gelu', 'quick_gelu'))
+    one_of('weight_init', self.weight_init, ('clip', 'mae'))
+    one_of('attention', self.attention, ('xla', 'cudnn'))
+    one_of('dtype', self.dtype, ('float32', 'bfloat16'))
+    for field in ('width', 'depth', 'heads', 'vocab_size', 'length', 'mlp_ratio'):
+      if getattr(self, field) <= 0:
+        raise ValueError(f'{field}={getattr(self, field)} must be positive')
+    if self.width % self.heads:
+      raise ValueError(f'width={self.width} is no multiple of heads={self.heads}')
+    if self.pool == 'cls' and self.causal:
+      raise ValueError("pool='cls' is the first token, which sees nothing of the text with causal=True")
+    super().__post_init__()
+
+  @property
+  def num_features(self) -> int:
+    return self.width
+
+  @nn.compact
+  def __call__(self, ids, train: bool):
+    B, L = ids.shape
+    if L > self.length:
+      raise ValueError(f'texts of {L} tokens, and the transformer has length={self.length}: set it to config.data.text_length')
+    clip = self.weight_init == 'clip'
+    tokens = self.param('tokens', nn.initializers.normal(0.02 if clip else self.width**-0.5), (self.vocab_size, self.width))
+    positions = self.param('positions', nn.initializers.normal(0.01 if clip else self.width**-0.5), (self.length, self.width))
+    # An id outside the vocabulary becomes NaN, which stops the run: clamped, it would be taken for the end token.
+    x = (tokens.at[ids].get(mode='fill', fill_value=jnp.nan) + positions[None, :L]).astype(self.dtype)
+
+    end = ids.argmax(1)
+    inside = jnp.arange(L)[None] <= end[:, None]  # [B, L], 1 = of the text
+    mask = jnp.tril(jnp.ones((L, L), bool))[None, None] if self.causal else inside[:, None, None]
+    Layer = nn.remat(Block, static_argnums=(2,), prevent_cse=not self.scan) if self.remat else Block
+    fields = (self.heads, round(self.mlp_ratio * self.width), False, 0.0, True, self.eps, self.weight_init)
+    fields += (self.attention, self.dtype, self.activation, self.depth)
+    if self.scan:
+      scan = nn.scan(
+        lambda block, x, mask: (block(x, train, 0.0, mask), None),
+        variable_axes={'params': 0},
+        split_rngs={'params': True, 'dropout': True},
+        in_axes=nn.broadcast,
+        length=self.depth,
+      )
+      x, _ = scan(Layer(*fields, name='blocks'), x, mask)
+    else:
+      for i in range(self.depth):
+        x = Layer(*fields, name=f'blocks_{i}')(x, train, 0.0, mask)
+    x = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm')(x).astype(jnp.float32)
+    if self.pool == 'mean':
+      pooled = x.mean(1, where=inside[:, :, None])
+    elif self.pool == 'argmax':
+      pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+    else:
+      pooled = x[:, 0 if self.pool == 'cls' else -1]
+    return {'pooled': pooled, 'tokens': x}
