@@ -35,6 +35,7 @@ class Method(abc.ABC):
   """See the module's docstring. `rng` and `step` go to everyone, also to those that do not need them today."""
 
   uses_labels: ClassVar[bool] = False  # True: `label` may influence the parameters (supervised methods)
+  uses_text: ClassVar[bool] = False  # True: batches must have `text`, so config.data.text must name a tokenizer
 
   @abc.abstractmethod
   def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:

@@ -6,8 +6,7 @@ import pathlib
 
 import numpy as np
 
-from sslax.data import decode
-from sslax.data.pipeline import BAD, MAX_PIXELS
+from sslax.data import pipeline
 from sslax.data.sources import Source
 from sslax.errors import UserError
 
@@ -21,15 +20,22 @@ class BadRecords:
       a file for each: nothing locks it.
     max_fraction: of the source's records that may be bad.
     max_pixels: as in `decode.decode`.
+    captioned: whether a record needs a caption, too.
 
   Raises:
     UserError: the list of an earlier run is above the limit, and its records still cannot be read.
   """
 
   def __init__(
-    self, source: Source, path: str | os.PathLike | None = None, max_fraction: float = 0.01, *, max_pixels: int = MAX_PIXELS
+    self,
+    source: Source,
+    path: str | os.PathLike | None = None,
+    max_fraction: float = 0.01,
+    *,
+    max_pixels: int = pipeline.MAX_PIXELS,
+    captioned: bool = False,
   ):
-    self._source, self._max_fraction, self._max_pixels = source, max_fraction, max_pixels
+    self._source, self._max_fraction, self._max_pixels, self._captioned = source, max_fraction, max_pixels, captioned
     self._path = None if path is None else pathlib.Path(path)
     self._bad = self._listed()
     self.draws = 0  # rows replaced since this object was made
@@ -78,8 +84,8 @@ class BadRecords:
   def _reason(self, i):
     """Why record i cannot be read; None: it can."""
     try:
-      decode.decode(self._source[i]['image'], max_pixels=self._max_pixels)
-    except BAD as error:
+      pipeline.load(self._source, i, self._max_pixels, self._captioned)
+    except pipeline.BAD as error:
       return str(error)
     return None
 

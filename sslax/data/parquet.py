@@ -13,21 +13,26 @@ import pyarrow.parquet as pq
 from absl import logging
 
 from sslax.data import files
-from sslax.errors import UserError
+from sslax.errors import UserError, suggest
 
 CACHE_BYTES = 1 << 30  # decoded row groups kept by each process
 
-_IMAGES, _LABELS, _TEXTS = ('image', 'img'), ('label', 'labels', 'fine_label'), ('text', 'caption', 'captions')
+_IMAGES, _LABELS = ('image', 'img'), ('label', 'labels', 'fine_label')
+_TEXTS = ('text', 'caption', 'captions', 'sentences')
+_INSIDE = ('raw', 'text', 'caption')  # the field of a caption that is a struct: COCO and Flickr30k have sentences {raw, tokens}
 
 
 class Parquet:
   """Rows of Parquet files, in their order.
 
+  The text is the column text, caption, captions or sentences, or the one named by `?text=COLUMN`: strings, lists of strings, or
+  structs with a string raw, text or caption.
+
   Only footers are read at the start. A row is read with its whole row group, and the groups last used are kept: a set below
   `CACHE_BYTES` is read once. Far above it, an image costs a row group: convert such a set with `write_arrayrecord`.
   """
 
-  def __init__(self, paths: list[str]):
+  def __init__(self, paths: list[str], text_column: str = ''):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
       opened = list(pool.map(_footer, paths))
     schema = opened[0][0]
@@ -36,7 +41,10 @@ class Parquet:
       columns = ', '.join(f'{field.name} ({field.type})' for field in schema)
       raise UserError(f'{paths[0]!r} has no image column (image or img, struct<bytes, path> or binary); it has {columns}')
     label = self._column(paths[0], schema, _LABELS, lambda t: pa.types.is_integer(t))
-    text = self._column(paths[0], schema, _TEXTS, _is_text)
+    text = self._column(paths[0], schema, (text_column,) if text_column else _TEXTS, _is_text)
+    if text_column and not text:
+      texts = [field.name for field in schema if _is_text(field.type)]
+      raise UserError(f'{paths[0]!r} has no column of text {text_column!r}, which ?text= asks for.{suggest(text_column, texts)}')
     self._image, self._label, self._text = image, label, text
     for path, (other, _) in zip(paths, opened, strict=True):
       for name in filter(None, (image, label, text)):
@@ -78,7 +86,7 @@ class Parquet:
     row = i - int(self._stops[g]) + len(images)
     record = {'image': images[row].as_py() or b''}  # a missing image is a bad record like any other: decode refuses it
     label = labels[row].as_py() if labels is not None else None
-    text = texts[row].as_py() if texts is not None else None
+    text = _strings(texts[row]) if texts is not None else None
     if label is not None and label >= 0:
       record['label'] = label
     if text is not None:
@@ -170,7 +178,25 @@ def _is_image(t):
 def _is_text(t):
   if pa.types.is_list(t) or pa.types.is_large_list(t):
     return _is_text(t.value_type)
+  if pa.types.is_struct(t):
+    return bool(_inside(t))
   return pa.types.is_string(t) or pa.types.is_large_string(t)
+
+
+def _inside(t):
+  """The field of a struct that holds its text, '' if none."""
+  return next((name for name in _INSIDE if t.get_field_index(name) >= 0 and _is_text(t.field(name).type)), '')
+
+
+def _strings(scalar):
+  """A str, a list of what is inside, or None. Parquet does not check that a string is UTF-8: what is not becomes U+FFFD."""
+  if not scalar.is_valid:
+    return None
+  if pa.types.is_struct(scalar.type):
+    return _strings(scalar[_inside(scalar.type)])
+  if pa.types.is_string(scalar.type) or pa.types.is_large_string(scalar.type):
+    return scalar.as_buffer().to_pybytes().decode('utf-8', 'replace')
+  return [_strings(item) for item in scalar.values]
 
 
 def _class_names(schema, label):

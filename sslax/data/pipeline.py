@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from sslax.data import decode, host
+from sslax.data import decode, host, text
 from sslax.data.sources import Source
 from sslax.errors import UserError
 
@@ -57,27 +57,34 @@ def check(source: Source, batch_size: int):
     raise UserError(f'{source.name}: {len(source)} records are less than one batch of {batch_size}. Lower batch_size.')
 
 
-def probe(source: Source, n: int = 16, *, max_pixels: int = MAX_PIXELS) -> list[tuple[int, int]]:
+def probe(source: Source, n: int = 16, *, max_pixels: int = MAX_PIXELS, captioned: bool = False) -> list[tuple[int, int]]:
   """Decodes `n` evenly spaced records before anything expensive starts.
 
   Args:
     source: where the records are.
     n: how many to try.
     max_pixels: as in `decode.decode`.
+    captioned: whether a record needs a caption, too.
 
   Returns:
     (height, width) in pixels of those that could be decoded.
 
   Raises:
-    UserError: the source is empty, or not one of the records can be decoded.
+    UserError: the source is empty, or not one of the records can be used.
   """
   check(source, 1)
-  sizes, reasons = [], []
+  sizes, errors, reasons = [], [], []
   for i in np.unique(np.linspace(0, len(source) - 1, n).astype(int)).tolist():
     try:
-      sizes.append(_load(source, i, max_pixels)[0].shape[:2])
+      sizes.append(load(source, i, max_pixels, captioned)[0].shape[:2])
     except BAD as error:
+      errors.append(error)
       reasons.append(f'{source.where(i)}: {error}')
+  if not sizes and all(isinstance(error, text.NoCaption) for error in errors):
+    raise UserError(
+      f'{source.name}: not one of {len(errors)} records has a caption that can be used, which config.data.text asks for: '
+      f'{"; ".join(reasons[:3])}. Name a source with captions, such as digits:captions@train.'
+    )
   if not sizes:
     raise UserError(
       f'{source.name}: not one of {len(reasons)} records can be read: {"; ".join(reasons[:3])}. '
@@ -102,12 +109,14 @@ def train_batches(
   prefetch: int = 2,
   cache: bool | str = 'auto',
   max_pixels: int = MAX_PIXELS,
+  tokenize: Any = None,
 ) -> Batches:
   """Shuffled batches without end: each record once per epoch, a new order in each; a batch may straddle two epochs.
 
   Batch s holds rows s * B ... (s + 1) * B - 1 of one endless stream and a process holds a contiguous block of them: the blocks
   of all processes in their order are the same global batch, bit for bit, for any `process_count`, `workers`, `threads`, `cache`
-  and `start_step`. A record that cannot be read is replaced by the next one that can.
+  and `start_step`. A record that cannot be read is replaced by the next one that can. Of several captions one is drawn, anew in
+  each epoch, as a function of the seed and the row of the stream alone.
 
   Args:
     source: where the records are.
@@ -124,11 +133,13 @@ def train_batches(
     prefetch: batches prepared ahead (by each worker).
     cache: keep decoded images in memory (in each worker); 'auto': up to 256 MiB. For crop_on='device' only.
     max_pixels: as in `decode.decode`.
+    tokenize: a tokenizer of `sslax.data.text`: batches have `text`, and a record without a usable caption is a bad one.
 
   Returns:
     Batches of arrays with b = B / process_count rows: image `[b, S, S, 3]` uint8, or crops `[b, V, s, s, 3]` uint8 (crops_1,
-    crops_2, ... for further groups); label `[b]` int32 if the source has labels; wanted `[b]` int32, the records that were
-    drawn, and index `[b]` int32, those that were used: they differ where a record was replaced.
+    crops_2, ... for further groups); label `[b]` int32 if the source has labels; text `[b, L]` int32 with `tokenize`;
+    wanted `[b]` int32, the records that were drawn, and index `[b]` int32, those that were used: they differ where a record was
+    replaced.
 
   Raises:
     UserError: sizes that do not fit; while iterating, 100 bad records in a row.
@@ -157,6 +168,7 @@ def train_batches(
     process_count=process_count,
     threads=max(1, threads // max(1, workers)),
     max_pixels=max_pixels,
+    tokenize=tokenize,
   )
   data = grain.MapDataset.range(start_step, STEPS).map(train)
   data = data.to_iter_dataset(_reading(prefetch))
@@ -179,6 +191,7 @@ def eval_batches(
   process_count: int = 1,
   prefetch: int = 2,
   max_pixels: int = MAX_PIXELS,
+  tokenize: Any = None,
 ) -> Batches:
   """The whole source in its order, once: shorter side to `resize`, central square of `image_size`.
 
@@ -192,11 +205,13 @@ def eval_batches(
     process_count: of all processes.
     prefetch: batches prepared ahead.
     max_pixels: as in `decode.decode`.
+    tokenize: a tokenizer of `sslax.data.text`: batches have `text`, and a record without a usable caption is a bad one.
 
   Returns:
-    Batches of arrays with b = B / process_count rows: image `[b, S, S, 3]` uint8; label `[b]` int32, -1 where there is none;
-    index `[b]` int32, -1 in the padding of the last batch; mask `[b]` bool, 1 is a record, 0 is padding or a record that cannot
-    be read (never replaced; their number so far is the attribute `bad`). Each process yields the same number of batches.
+    Batches of arrays with b = B / process_count rows: image `[b, S, S, 3]` uint8; label `[b]` int32, -1 where there is none; text
+    `[b, L]` int32, the first caption, with `tokenize`; index `[b]` int32, -1 in the padding of the last batch; mask `[b]` bool, 1
+    is a record, 0 is padding or a record that cannot be read (never replaced; their number so far is the attribute `bad`). Each
+    process yields the same number of batches.
 
   Raises:
     UserError: sizes that do not fit.
@@ -215,9 +230,25 @@ def eval_batches(
     process_count=process_count,
     threads=threads or _cores(),
     max_pixels=max_pixels,
+    tokenize=tokenize,
   )
   data = grain.MapDataset.range(-(-len(source) // batch_size)).map(evaluation)
   return Batches(iter(data.to_iter_dataset(_reading(prefetch))), evaluation.pool)
+
+
+def captions(source: Source, i: int) -> list[str]:
+  """The usable captions of record i in their order, [] where there is none; raises OSError or ValueError like the source."""
+  return text.usable(source[i].get('text'))
+
+
+def load(source: Source, i: int, max_pixels: int, captioned: bool) -> tuple[np.ndarray, int, list[str]]:
+  """(image `[H, W, 3]` uint8, label or -1, usable captions) of record i; raises one of BAD, also where `captioned` finds none."""
+  record = source[i]
+  image = decode.decode(record['image'], max_pixels=max_pixels)
+  found = text.usable(record.get('text')) if captioned else []
+  if captioned and not found:
+    raise text.NoCaption(f'no usable caption: the text is {ascii(record.get("text"))[:80]}')
+  return image, record['label'] if source.num_classes else -1, found
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -238,6 +269,7 @@ class _Train:
   process_count: int
   threads: int
   max_pixels: int
+  tokenize: Any
 
   def __post_init__(self):
     self.order = grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle().repeat(None)
@@ -259,7 +291,14 @@ class _Train:
       out = self._empty(b)
       _each(self.pool, self.threads, lambda j: self._fill(out, j, int(wanted[j]), first + j), range(b))
     out['wanted'] = wanted
+    if self.tokenize:
+      out['text'] = np.stack([self.tokenize(self._draw(found, first + j)) for j, found in enumerate(out.pop('captions'))])
     return out
+
+  def _draw(self, captions, row):
+    """One of the captions; the 1 keeps this generator apart from that of the crops."""
+    rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 1, row]))
+    return captions[rng.integers(len(captions))]
 
   def _empty(self, n):
     groups = {_key(g): (c.count, c.size, c.size, 3) for g, c in enumerate(self.crops)}
@@ -267,11 +306,13 @@ class _Train:
     out = {key: np.empty((n, *shape), np.uint8) for key, shape in groups.items()}
     if self.source.num_classes:
       out['label'] = np.empty(n, np.int32)
+    if self.tokenize:
+      out['captions'] = np.empty(n, object)  # a list of str each: the cache keeps them all, for another one each epoch
     return out | {'index': np.full(n, -1, np.int32)}
 
   def _fill(self, out, j, i, row):
     """Puts record i (or its replacement) into row j of `out`; `row`: its number in the endless stream."""
-    image, label, index = _load_good(self.source, i, self.max_pixels)
+    image, label, captions, index = _load_good(self.source, i, self.max_pixels, bool(self.tokenize))
     if self.crops:
       # One generator for each row of the stream, whoever computes it. A key instead of a seed: no entropy pool, 10 times cheaper.
       rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, row]))
@@ -282,6 +323,8 @@ class _Train:
       out['image'][j] = host.resize_center_crop(image, self.image_size, self.image_size)
     if 'label' in out:
       out['label'][j] = label
+    if 'captions' in out:
+      out['captions'][j] = captions
     out['index'][j] = index  # last: in the cache it says that the row is complete
 
 
@@ -297,6 +340,7 @@ class _Eval:
   process_count: int
   threads: int
   max_pixels: int
+  tokenize: Any
 
   def __post_init__(self):
     self.pool = concurrent.futures.ThreadPoolExecutor(self.threads, 'sslax-decode')
@@ -311,32 +355,30 @@ class _Eval:
       'index': np.where(index < len(self.source), index, -1).astype(np.int32),
       'mask': np.zeros(b, bool),
     }
+    if self.tokenize:
+      out['text'] = np.zeros((b, self.tokenize.length), np.int32)
     _each(self.pool, self.threads, lambda j: self._fill(out, j), np.flatnonzero(out['index'] >= 0).tolist())
     return out
 
   def _fill(self, out, j):
     try:
-      image, label = _load(self.source, int(out['index'][j]), self.max_pixels)
+      image, label, captions = load(self.source, int(out['index'][j]), self.max_pixels, bool(self.tokenize))
     except BAD:
       return
     out['image'][j] = host.resize_center_crop(image, self.resize, self.image_size)
     out['label'][j] = label
+    if self.tokenize:
+      out['text'][j] = self.tokenize(captions[0])
     out['mask'][j] = True
 
 
-def _load(source, i, max_pixels):
-  """(image `[H, W, 3]` uint8, label or -1) of record i; raises one of BAD."""
-  record = source[i]
-  return decode.decode(record['image'], max_pixels=max_pixels), record['label'] if source.num_classes else -1
-
-
-def _load_good(source, wanted, max_pixels):
-  """(image, label, index) of the first record from `wanted` on that can be read."""
+def _load_good(source, wanted, max_pixels, captioned):
+  """(image, label, captions, index) of the first record from `wanted` on that can be read."""
   first = None
   for k in range(min(TRIES, len(source))):
     index = (wanted + k) % len(source)
     try:
-      return *_load(source, index, max_pixels), index
+      return *load(source, index, max_pixels, captioned), index
     except BAD as error:
       first = first or f'{source.where(index)}: {error}'
   raise UserError(

@@ -15,17 +15,26 @@ from sslax.data import files
 from sslax.errors import UserError, suggest
 
 SCHEMES = {
-  'digits': 'digits:  (handwritten digits that come with scikit-learn; @train, @test, @all)',
+  'digits': 'digits:[captions]  (handwritten digits that come with scikit-learn, and captions of them; @train, @test, @all)',
   'tfds': 'tfds:NAME[/CONFIG][:VERSION]  or  tfds:/FOLDER/OF/A/VERSION',
   'folder': 'folder:PATH  (CLASS/IMAGE.jpg, or images without classes)',
-  'parquet': 'parquet:PATTERN  (the Hugging Face layout)',
+  'parquet': 'parquet:PATTERN[?text=COLUMN]  (the Hugging Face layout)',
   'tar': 'tar:PATTERN[?label=FIELD]  (the WebDataset layout)',
   'arrayrecord': 'arrayrecord:PATTERN  (written by sslax.data.arrayrecord.write_arrayrecord)',
 }
+WORDS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+CAPTIONS = (
+  'a handwritten {}',
+  'the digit {}',
+  'a picture of the number {}',
+  'a scan of the number {}',
+  'somebody wrote the figure {}',
+  'the number {} on paper',
+)
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp')
 
 _SPLIT = re.compile(r'@(?P<name>[A-Za-z]\w*)?(\[(?P<start>[^\[\]:]*):(?P<stop>[^\[\]:]*)\])?$')
-_FIELD = re.compile(r'\?label=([^@?]+)')
+_FIELDS = {'tar': re.compile(r'\?label=([^@?]+)'), 'parquet': re.compile(r'\?text=([^@?]+)')}
 _BOUND = re.compile(r'(-?\d+(?:\.\d+)?)%|(-?\d+)')
 
 
@@ -70,7 +79,7 @@ def open_source(uri: str) -> Source:
     raise UserError(f'{uri!r} holds a zero byte, which no path can')
   if not colon or scheme not in SCHEMES:
     raise UserError(_bad_scheme(uri, scheme))
-  field = _FIELD.search(rest) if scheme == 'tar' else None
+  field = _FIELDS[scheme].search(rest) if scheme in _FIELDS else None
   rest = rest[: field.start()] + rest[field.end() :] if field else rest
   try:
     split = _find_split(scheme, rest)
@@ -128,7 +137,7 @@ def _open_container(scheme, rest, split, field):
   if scheme == 'parquet':
     from sslax.data.parquet import Parquet
 
-    return Parquet(files.expand(rest, '.parquet', split))
+    return Parquet(files.expand(rest, '.parquet', split), field)
   if scheme == 'tar':
     from sslax.data.tar import Tar
 
@@ -235,12 +244,17 @@ def _load_digits():
 class Digits:
   """The 1,797 handwritten 8x8 digits of scikit-learn (UCI optdigits, its test part), grey, 0..16 scaled to 0..255.
 
-  scikit-learn has no split of its own. `test` is 50 of each class, drawn once with seed 0; `train` is the other 1,297.
+  scikit-learn has no split of its own. `test` is 50 of each class, drawn once with seed 0; `train` is the other 1,297. With
+  `digits:captions` the text of a record is its label in each of CAPTIONS, in words and in figures: 'a handwritten three', ...
   """
 
   def __init__(self, rest: str, split: str):
-    if rest:
-      raise UserError(f'digits: takes no path, but was given {rest!r}: write digits:@train, digits:@test or digits:@all')
+    if rest not in ('', 'captions'):
+      raise UserError(
+        f'digits: takes no path, but was given {rest!r}: write digits:@train, digits:@test or digits:@all, or '
+        'digits:captions@train and so on for captions'
+      )
+    self._captioned = bool(rest)
     if split not in ('train', 'test', 'all'):
       raise UserError(f'digits: has no split {split!r}.{suggest(split, ("train", "test", "all"))}')
     images, labels = _load_digits()
@@ -257,7 +271,10 @@ class Digits:
     return self._labels
 
   def read(self, i):
-    return {'image': self._images[i], 'label': int(self._labels[i])}
+    label = int(self._labels[i])
+    record = {'image': self._images[i], 'label': label}
+    names = (WORDS[label], str(label))
+    return record | {'text': [form.format(name) for form in CAPTIONS for name in names]} if self._captioned else record
 
   def where(self, i):
     return f'digits image {self._index[i]}'

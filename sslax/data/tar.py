@@ -78,8 +78,9 @@ class Tar:
 def _text(txt, data):
   fields = _fields(data)
   captions = fields.get('captions')
-  if isinstance(captions, list) and captions:
-    return [str(caption) for caption in captions]
+  captions = [caption for caption in captions if isinstance(caption, str)] if isinstance(captions, list) else []
+  if captions:
+    return captions
   if txt is not None:
     return txt.decode('utf-8-sig', errors='replace')
   return next((fields[key] for key in ('caption', 'text') if isinstance(fields.get(key), str)), None)

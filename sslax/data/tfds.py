@@ -9,7 +9,8 @@ from absl import logging
 
 from sslax.errors import UserError, suggest
 
-_TEXTS = ('text', 'caption', 'captions')
+_TEXTS = ('text', 'caption', 'captions', 'sentences')
+_INSIDE = ('text', 'raw', 'caption')  # the field of a caption that is a dict: coco_captions has captions {id, text}
 
 
 class Tfds:
@@ -31,7 +32,7 @@ class Tfds:
     self._label = next(
       (k for k in _label_keys(builder.info) if k in features and isinstance(features[k], tfds.features.ClassLabel)), ''
     )
-    self._text = next((key for key in _TEXTS if key in features), '')
+    self._text = next((path for path in map(lambda key: _text_path(features, key), _TEXTS) if path), ())
     label = features[self._label] if self._label else None
     self.classes = tuple(label.names) if label else ()
     self.num_classes = label.num_classes if label else 0
@@ -57,8 +58,11 @@ class Tfds:
     if self._label and int(example[self._label]) >= 0:  # -1: a test set without labels
       record['label'] = int(example[self._label])
     if self._text:
-      texts = [t.decode('utf-8', errors='replace') for t in np.atleast_1d(np.asarray(example[self._text], object))]
-      record['text'] = texts if np.ndim(example[self._text]) else texts[0]
+      value = example
+      for key in self._text:
+        value = value[key]
+      texts = [t.decode('utf-8', errors='replace') for t in np.atleast_1d(np.asarray(value, object))]
+      record['text'] = texts if np.ndim(value) else texts[0]
     return record
 
   def where(self, i):
@@ -83,6 +87,22 @@ def _builder(tfds, name):
     RuntimeError,
   ) as error:  # no such config, no such version, no data set in the folder
     raise UserError(f'tfds:{name}: {" ".join(str(error).split())[:400]}') from error
+
+
+def _text_path(features, key):
+  """Where the strings of a feature are: (key,), (key, field) for a sequence of dicts, () if it holds none."""
+  if key not in features:
+    return ()
+  feature = features[key]
+  feature = getattr(feature, 'feature', feature)  # of a sequence
+  if hasattr(feature, 'items'):
+    field = next((field for field in _INSIDE if field in feature), '')
+    return (key, field) if field and _is_text(feature[field]) else ()
+  return (key,) if _is_text(feature) else ()
+
+
+def _is_text(feature):
+  return np.dtype(feature.np_dtype).kind in 'OSU'
 
 
 def _label_keys(info):

@@ -44,6 +44,9 @@ def base_config() -> ml_collections.ConfigDict:
         eval_resize=0,  # shorter side before the central crop of image_size in evaluation; 0: image_size
         crop_on='device',  # 'host' cuts the random crops from the full-size image: photos
         max_bad_fraction=0.01,  # more undecodable records than this stop the run
+        text='',  # captions as token ids: 'bytes' or 'bpe'; '': none
+        text_length=77,  # tokens, start and end included
+        vocab='',  # path of the merges of 'bpe'; '': CLIP's, fetched once
         max_pixels=100_000_000,  # larger images are bad records; read from the header
         threads=0,  # decoding threads; 0: one a core
         workers=0,  # decoding processes beside the threads
@@ -111,7 +114,14 @@ def check(config: ml_collections.ConfigDict, devices: int) -> None:
     wrong.append(f'config.data.max_bad_fraction={config.data.max_bad_fraction} must be between 0 and 1')
   if not 0 <= config.seed < 2**32:
     wrong.append(f'config.seed={config.seed} must be between 0 and 2**32 - 1')
-  for key, known in (('data.crop_on', ('device', 'host')), ('data.cache', ('auto', 'on', 'off'))):
+  if config.data.text_length < 3:
+    wrong.append(f'config.data.text_length={config.data.text_length} must be at least 3: the start, one token, the end')
+  if config.data.vocab and config.data.text != 'bpe':
+    wrong.append(
+      f'config.data.vocab={config.data.vocab!r} is read by config.data.text=bpe only, and that is {config.data.text!r}'
+    )
+  choices = (('data.crop_on', ('device', 'host')), ('data.cache', ('auto', 'on', 'off')), ('data.text', ('', 'bytes', 'bpe')))
+  for key, known in choices:
     if get(config, key) not in known:
       wrong.append(f'config.{key}={get(config, key)!r}.{suggest(get(config, key), known)}')
   if config.data.eval_resize and config.data.eval_resize < config.data.image_size:

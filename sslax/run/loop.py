@@ -17,7 +17,7 @@ import optax
 from tqdm import tqdm
 
 import sslax
-from sslax.data import pipeline
+from sslax.data import pipeline, text
 from sslax.data.bad import BadRecords
 from sslax.data.sources import open_source
 from sslax.errors import Diverged, Interrupted, UserError
@@ -49,6 +49,7 @@ class Run:
   abstract_state: TrainState  # shapes, dtypes and where they live
   abstract_batch: dict[str, jax.ShapeDtypeStruct]
   images: str  # what the data looks like, for the summary
+  tokenize: Any = None  # of config.data.text
   grafts: tuple[graft.Graft, ...] = ()  # what a fresh state takes from elsewhere
 
   def state_sharding(self) -> PyTree:
@@ -83,13 +84,16 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | None = No
   optimizer = build(config.optim, 'config.optim')
   source = open_source(config.data.train)
   _check_labels(method, source)
+  tokenize = text.make(config.data.text, config.data.text_length, config.data.vocab)
+  _check_vocabulary(method, tokenize)
   pipeline.check(source, config.batch_size)
-  sizes = pipeline.probe(source, max_pixels=config.data.max_pixels)
+  sizes = pipeline.probe(source, max_pixels=config.data.max_pixels, captioned=tokenize is not None)
   if config.data.test:  # a missing test set should not be found out after the training
     open_source(config.data.test)
   total, steps_per_epoch = configs.total_steps(config, len(source))
   batch = batch_shapes(config, method, labelled=source.num_classes > 0, rows=sharding.batch_sharding(mesh))
   run = _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, batch, _describe(sizes))
+  run = dataclasses.replace(run, tokenize=tokenize)
   if workdir is not None and Reader(workdir).steps():
     return run
   return dataclasses.replace(run, grafts=graft.plan(config.get('graft', ()), run.method, run.abstract_state))
@@ -107,6 +111,17 @@ def _check_labels(method: Method, source) -> None:
         f'{type(method).__name__} is for {classes} classes, and config.data.train={source.name} has {source.num_classes}'
       )
     method = inner
+
+
+def _check_vocabulary(method: Method, tokenize) -> None:
+  """Raises UserError where a text tower has fewer rows than there are tokens: a look-up on device would not notice."""
+  while method is not None and tokenize is not None:
+    rows = getattr(getattr(method, 'text', None), 'vocab_size', tokenize.vocab_size)
+    if rows < tokenize.vocab_size:
+      raise UserError(
+        f'config.method.text.vocab_size={rows} is too small for the {tokenize.vocab_size} tokens of config.data.text'
+      )
+    method = getattr(method, 'inner', None)
 
 
 def _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, batch, images) -> Run:
@@ -144,7 +159,11 @@ def prepare_shapes(config: ml_collections.ConfigDict, num_examples: int) -> Run:
 
 
 def batch_shapes(config, method: Method, *, labelled: bool, rows) -> dict[str, jax.ShapeDtypeStruct]:
-  """The global batch that the pipeline will deliver: image, or crops cut by the host; index; label where there is one."""
+  """The global batch that the pipeline will deliver: image, or crops cut by the host; index; label and text where there are.
+
+  Raises:
+    UserError: the method needs crops or captions, and the config does not provide them.
+  """
 
   def struct(*shape, dtype):
     return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=rows)
@@ -159,6 +178,13 @@ def batch_shapes(config, method: Method, *, labelled: bool, rows) -> dict[str, j
     batch['image'] = struct(config.data.image_size, config.data.image_size, 3, dtype=np.uint8)
   if labelled:
     batch['label'] = struct(dtype=np.int32)
+  if config.data.get('text', ''):  # runs from before there were captions do not have the key
+    batch['text'] = struct(config.data.text_length, dtype=np.int32)
+  elif method.uses_text:
+    raise UserError(
+      f'{type(method).__name__} learns from captions: set config.data.text to bytes, or to bpe, and config.data.train to a '
+      'source that has them, such as digits:captions@train'
+    )
   return batch
 
 
@@ -186,7 +212,8 @@ def summary(run: Run, lowered) -> str:
         f'{run.source.num_classes} classes ({"the method learns from them" if run.method.uses_labels else "probes only"})'
         if run.source.num_classes
         else 'unlabelled'
-      ),
+      )
+      + (f', captions of {config.data.text_length} tokens ({config.data.text})' if config.data.text else ''),
     ),
     (
       'length',
@@ -278,7 +305,9 @@ def train(
     compiled = lowered.compile()  # ahead of time: it cannot compile a second time, whatever it is called with
     batches = train_batches(run, start)
     suffix = f'.{jax.process_index()}' if jax.process_count() > 1 else ''
-    bad = BadRecords(run.source, workdir / f'bad_records{suffix}.jsonl', config.data.max_bad_fraction)
+    bad = BadRecords(
+      run.source, workdir / f'bad_records{suffix}.jsonl', config.data.max_bad_fraction, captioned=run.tokenize is not None
+    )
     rows = sharding.batch_sharding(run.mesh)
     bar = tqdm(
       total=run.total_steps * config.batch_size,
@@ -393,6 +422,7 @@ def train_batches(run: Run, start_step: int) -> pipeline.Batches:
     prefetch=data.prefetch,
     max_pixels=data.max_pixels,
     cache={'on': True, 'off': False, 'auto': 'auto'}[data.cache],
+    tokenize=run.tokenize,
   )
 
 
