@@ -11,8 +11,8 @@ from sslax.ops.unit import inner
 def clip(image: jax.Array, text: jax.Array, scale: float | jax.Array) -> jax.Array:
   """Symmetric softmax loss: half the cross-entropy of picking each image's text plus half that of picking each text's image.
 
-  Radford et al. 2021, https://arxiv.org/abs/2103.00020, figure 3; open_clip's ClipLoss. Under `jit` over a mesh the arrays are the
-  global batch: every pair of all devices is a negative, with its gradient (`gather_with_grad` there).
+  Radford et al. 2021, https://arxiv.org/abs/2103.00020, figure 3; open_clip's ClipLoss. Under `jit` over a mesh the arrays
+  are the global batch: every pair of all devices is a negative, with its gradient (`gather_with_grad` there).
 
   Args:
     image: [B, D] unit rows; they are not normalised here.

@@ -24,9 +24,9 @@ class CLIP(Method):
   The temperature is learnt: scale = exp(logit_scale) starts at 1 / temperature and stays in [1, max_scale], held there after each
   step as open_clip does (the paper says at most 100).
 
-  `freeze_image` makes it LiT: the image tower comes from elsewhere, stays in evaluation mode and gets no gradient; its head, where
-  there is one, and the text tower learn. Weight decay would still shrink it: set config.optim.freeze='^encoder/', which also saves
-  its optimizer state.
+  `freeze_image` makes it LiT: the image tower comes from elsewhere, stays in evaluation mode and gets no gradient; its head,
+  where there is one, and the text tower learn. Weight decay would still shrink it: set config.optim.freeze='^encoder/', which
+  also saves its optimizer state.
 
     config.graft = ('encoder=runs/simclr',)
   """
@@ -84,6 +84,6 @@ class CLIP(Method):
     return {**params, 'logit_scale': jnp.clip(params['logit_scale'], 0.0, math.log(self.max_scale))}, memory
 
   def features(self, params, memory, batch):
-    """Of batch['image'] 'pooled' [B, D] and 'embedding' [B, E], of batch['text'] 'text_embedding' [B, E]; the last two unit rows."""
+    """'pooled' [B, D] and 'embedding' [B, E] of batch['image'], 'text_embedding' [B, E] of batch['text']; unit rows."""
     image = self.augment.normalize(batch['image']) if 'image' in batch else None
     return two_towers.features(self.towers, params, memory['stats'], image, batch.get('text'))

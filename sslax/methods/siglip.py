@@ -1,4 +1,4 @@
-"""SigLIP. Zhai et al. 2023, https://arxiv.org/abs/2303.15343; official code: google-research/big_vision, trainers/proj/image_text."""
+"""SigLIP. Zhai et al. 2023, https://arxiv.org/abs/2303.15343; official code: google-research/big_vision, siglip.py."""
 
 import dataclasses
 import math
@@ -71,6 +71,6 @@ class SigLIP(Method):
     return siglip(image, text, scale, bias, self.chunk), Output({'stats': stats}, metrics)
 
   def features(self, params, memory, batch):
-    """Of batch['image'] 'pooled' [B, D] and 'embedding' [B, E], of batch['text'] 'text_embedding' [B, E]; the last two unit rows."""
+    """'pooled' [B, D] and 'embedding' [B, E] of batch['image'], 'text_embedding' [B, E] of batch['text']; unit rows."""
     image = self.augment.normalize(batch['image']) if 'image' in batch else None
     return two_towers.features(self.towers, params, memory['stats'], image, batch.get('text'))
