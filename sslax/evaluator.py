@@ -18,7 +18,7 @@ import numpy as np
 from sslax.data import pipeline
 from sslax.data.sources import open_source
 from sslax.errors import UserError
-from sslax.evals import collapse, fewshot, floors, knn, linear, pictures, pretext, report
+from sslax.evals import attention, collapse, fewshot, floors, knn, linear, pictures, pretext, report
 from sslax.evals.features import cached, checked, extract
 from sslax.ops.views import RandomViews
 from sslax.run import config as configs
@@ -440,6 +440,7 @@ class Evaluation:
       'Left: test images. Right: the most similar training images by cosine of the features.',
       'sheet of nearest neighbours',
     )
+    self._looks(add, sources['test'], step)
     try:
       add('The pretext task', pictures.png(pretext.sheet(run.method, self.config, open_source(self.config.data.train))), 'png',
           'Original images and the views that the loss compares.', 'sheet of views')  # fmt: skip
@@ -463,6 +464,36 @@ class Evaluation:
       versions=loop.versions(),
       notes=[],
     )
+
+  def _looks(self, add, source, step: int, rows: int = 8) -> None:
+    """Adds what the method predicts, where its encoder looks, and what its patches have in common, as far as it has these."""
+    method, state = self._prepare()[0].method, self._state('trained', step)
+    with self._batches(source) as batches:
+      image = next(batches)['image'][:rows]
+    where = (state.params, state.memory, {'image': image})
+    columns = jax.jit(method.pictures)(*where, jax.random.key(0))
+    if columns:
+      cells = [[pictures.rgb(column[i]) for column in map(np.asarray, columns.values())] for i in range(len(image))]
+      add('What the method predicts', pictures.png(pictures.sheet(cells, column_labels=list(columns))), 'png',
+          'Test images; the mask is drawn anew.', 'sheet of predictions')  # fmt: skip
+    maps = attention.attention_maps(method, *where[:2], image)
+    if maps is not None:
+      heads = min(maps.shape[1], 6)
+      cells = [
+        [image[i], *(pictures.heat(m, image.shape[1]) for m in (maps[i].mean(0), *maps[i, :heads]))] for i in range(len(image))
+      ]
+      labels = ['image', 'mean of heads', *(f'head {h + 1}' for h in range(heads))]
+      add('Where the last block looks', pictures.png(pictures.sheet(cells, column_labels=labels)), 'png',
+          'Attention of the class token (without one: of all patches) to the patches; bright is much.', 'attention maps')  # fmt: skip
+    out = jax.jit(method.features)(*where)
+    try:
+      components = attention.patch_pca(np.asarray(out['tokens']))
+    except (KeyError, ValueError):  # no tokens, or no square grid of them
+      return
+    cells = [[image[i], pictures.enlarged(pictures.rgb(components[i]), image.shape[1])] for i in range(len(image))]
+    add('Patch features in three colours', pictures.png(pictures.sheet(cells, column_labels=['image', 'components 1-3'])), 'png',
+        'The first three principal components of all patches of these images; like colours, like features.',
+        'principal components of patches')  # fmt: skip
 
   def _neighbours(self, sets: Sets, sources, queries: int = 8, k: int = 8) -> bytes:
     rows = np.random.default_rng(0).permutation(len(sets.test['label']))[:queries]

@@ -59,6 +59,11 @@ class Method(abc.ABC):
   def features(self, params: PyTree, memory: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """{'pooled': [B, D], ...} in evaluation mode for batch['image'] [B, H, W, 3] uint8. Rows are independent."""
 
+  def pictures(self, params: PyTree, memory: PyTree, batch: dict[str, jax.Array], rng: jax.Array) -> dict[str, jax.Array]:
+    """What the method predicts, for people: {column: [B, H, W, 3] in [0, 1]} from batch['image']; default: nothing to see."""
+    del params, memory, batch, rng
+    return {}
+
   def grafts(self) -> tuple[str, ...]:
     """Parts of the state that must come from elsewhere, ('memory/teacher',): a run whose `config.graft` lacks them is refused."""
     return ()

@@ -399,6 +399,25 @@ def bars(
     return _save(figure, kind)
 
 
+def rgb(image: np.ndarray) -> np.ndarray:
+  """[H, W, 3] in [0, 1] -> uint8; values outside are clipped."""
+  return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def enlarged(image: np.ndarray, side: int) -> np.ndarray:
+  """[h, w, 3] uint8 -> [side, side, 3], each pixel a square."""
+  return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST))
+
+
+def heat(values: np.ndarray, side: int) -> np.ndarray:
+  """[h, w] -> [side, side, 3] uint8: dark to bright between the smallest and the largest value, each a square."""
+  import matplotlib
+
+  span = np.ptp(values)
+  colours = matplotlib.colormaps['inferno']((values - values.min()) / (span if span > 0 else 1.0))
+  return enlarged(rgb(colours[..., :3]), side)
+
+
 def png(image: Image.Image) -> bytes:
   """The PNG bytes of a sheet."""
   out = io.BytesIO()

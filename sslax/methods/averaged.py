@@ -36,6 +36,9 @@ class Averaged(Method):
   def grafts(self):
     return tuple(path.replace('memory/', 'memory/inner/', 1) for path in self.inner.grafts())
 
+  def pictures(self, params, memory, batch, rng):
+    return self.inner.pictures(memory['average'], memory['inner'], batch, rng)
+
   def views(self, rng, batch):
     return self.inner.views(rng, batch)
 

@@ -40,6 +40,9 @@ class OnlineProbe(Method):
   def grafts(self):
     return tuple(path.replace('memory/', 'memory/inner/', 1) for path in self.inner.grafts())
 
+  def pictures(self, params, memory, batch, rng):
+    return self.inner.pictures(params, memory['inner'], batch, rng)
+
   def views(self, rng, batch):
     """{'inner': views, 'image': [B, H, W, 3], 'label': [B]}"""
     if 'label' not in batch:
