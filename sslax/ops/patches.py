@@ -56,7 +56,8 @@ def reconstruction(
     mean, std: of each channel.
 
   Returns:
-    {'original', 'masked', 'prediction', 'pasted'}, each [B, H, W, C] in [0, 1].
+    {'image', 'masked', 'prediction', 'reconstruction' (predicted where removed)}, each [B, H, W, C] in [0, 1]. The names are in
+    alphabetical order, as `jit` returns them.
   """
   chex.assert_rank([x, prediction, masked], [4, 3, 2])
   size = x.shape[1:3]
@@ -64,11 +65,11 @@ def reconstruction(
   def picture(x):
     return jnp.clip(x * jnp.array(std)[None, None, None] + jnp.array(mean)[None, None, None], 0, 1)
 
-  original, predicted = picture(x), picture(unpatchify(prediction, patch, size))
+  image, predicted = picture(x), picture(unpatchify(prediction, patch, size))
   removed = unpatchify(masked[..., None].repeat(patch * patch, -1), patch, size)
   return {
-    'original': original,
-    'masked': jnp.where(removed, 0.5, original),
+    'image': image,
+    'masked': jnp.where(removed, 0.5, image),
     'prediction': predicted,
-    'pasted': jnp.where(removed, predicted, original),
+    'reconstruction': jnp.where(removed, predicted, image),
   }

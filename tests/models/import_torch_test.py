@@ -1,4 +1,4 @@
-"""Parity with torchvision and timm, through the importer. The rule for the weights is that of the reference values' README."""
+"""Parity with torchvision and timm, and MAE's names, through the importer. The weights follow the reference values' README."""
 
 import zlib
 
@@ -10,8 +10,9 @@ import safetensors.numpy
 
 from sslax.errors import UserError
 from sslax.models import import_torch, net
+from sslax.models.decoder import Decoder
 from sslax.models.resnet import STAGES, ResNet
-from sslax.models.vit import ViT
+from sslax.models.vit import ViT, sincos
 
 TINY_VIT = dict(width=48, depth=3, heads=4, patch=8)
 
@@ -68,6 +69,65 @@ def timm_state(D=48, depth=3, patch=8, tokens=17):
     for name in ('norm1', 'norm2'):
       shapes |= {f'blocks.{i}.{name}.weight': (D,), f'blocks.{i}.{name}.bias': (D,)}
   return {name: weights(name, shape) for name, shape in shapes.items()}
+
+
+def mae_state(reference):
+  """ViTMAEForPreTraining's names and shapes; the fixed positions are the reference's."""
+  shapes = {
+    'vit.embeddings.cls_token': (1, 1, 48),
+    'vit.embeddings.patch_embeddings.projection.weight': (48, 3, 8, 8),
+    'vit.embeddings.patch_embeddings.projection.bias': (48,),
+    'decoder.mask_token': (1, 1, 32),
+    'decoder.decoder_embed.weight': (32, 48),
+    'decoder.decoder_embed.bias': (32,),
+    'decoder.decoder_pred.weight': (192, 32),
+    'decoder.decoder_pred.bias': (192,),
+  }
+  for stem, norm, D in (('vit.layers', 'vit.layernorm', 48), ('decoder.decoder_layers', 'decoder.decoder_norm', 32)):
+    for i in range(2):
+      for name in ('q_proj', 'k_proj', 'v_proj', 'o_proj'):
+        shapes |= {f'{stem}.{i}.attention.{name}.weight': (D, D), f'{stem}.{i}.attention.{name}.bias': (D,)}
+      for name, out, inside in (('fc1', 2 * D, D), ('fc2', D, 2 * D)):
+        shapes |= {f'{stem}.{i}.mlp.{name}.weight': (out, inside), f'{stem}.{i}.mlp.{name}.bias': (out,)}
+    norms = [norm] + [f'{stem}.{i}.layernorm_{where}' for i in range(2) for where in ('before', 'after')]
+    shapes |= {f'{name}.{entry}': (D,) for name in norms for entry in ('weight', 'bias')}
+  tables = {
+    'vit.embeddings.position_embeddings': reference['encoder_position'],
+    'decoder.decoder_pos_embed': reference['decoder_position'],
+  }
+  return {name: weights(name, shape) for name, shape in shapes.items()} | tables
+
+
+def official_mae_names(state):
+  """The same weights as facebookresearch/mae names them, written down here without looking at our importer."""
+  short = {
+    'vit.embeddings.cls_token': 'cls_token',
+    'vit.embeddings.position_embeddings': 'pos_embed',
+    'decoder.mask_token': 'mask_token',
+    'decoder.decoder_pos_embed': 'decoder_pos_embed',
+  }
+  modules = {
+    'vit.embeddings.patch_embeddings.projection': 'patch_embed.proj',
+    'vit.layernorm': 'norm',
+    'decoder.decoder_embed': 'decoder_embed',
+    'decoder.decoder_norm': 'decoder_norm',
+    'decoder.decoder_pred': 'decoder_pred',
+  }
+  layers = {'o_proj': 'attn.proj', 'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2', 'layernorm_before': 'norm1', 'layernorm_after': 'norm2'}
+  official = {short[name]: x for name, x in state.items() if name in short}
+  for name, x in state.items():
+    module, _, entry = name.rpartition('.')
+    if module in modules:
+      official[f'{modules[module]}.{entry}'] = x
+    elif '.layers.' in name or '.decoder_layers.' in name:
+      stem, i, last = ('blocks', module.split('.')[2], module.split('.')[-1])
+      stem = 'decoder_blocks' if 'decoder' in module else stem
+      if last in layers:
+        official[f'{stem}.{i}.{layers[last]}.{entry}'] = x
+      elif last == 'q_proj':
+        qkv = [state[name.replace('q_proj', f'{part}_proj')] for part in 'qkv']
+        official[f'{stem}.{i}.attn.qkv.{entry}'] = np.concatenate(qkv)
+  return official
 
 
 def shapes_of(model, size):
@@ -185,3 +245,67 @@ def test_another_grid_of_positions_is_refused():
   with pytest.raises(UserError, match='not used: pos_embed'):
     import_torch.vit(timm_state(), fixed)
   import_torch.vit(timm_state(), fixed, ignore=('head.', 'pos_embed'))
+
+
+def tiny_mae():
+  """(state of transformers, shapes of the parameters) of the reference's MAE."""
+  sizes = dict(heads=4, depth=2, mlp_ratio=2.0, patch=8)
+  encoder = shapes_of(ViT(width=48, positions='sincos_mae', **sizes), 32)[0]
+  decoder, _ = jax.eval_shape(
+    lambda key: net.init(Decoder(width=32, **sizes), key, jnp.zeros((1, 5, 48)), jnp.zeros((1, 16), jnp.int32)), jax.random.key(0)
+  )
+  tables = {'encoder_position': sincos_table(48), 'decoder_position': sincos_table(32)}
+  return mae_state(tables), {'encoder': encoder, 'decoder': decoder}
+
+
+def sincos_table(D):
+  return np.pad(sincos(4, 4, D, 'sincos_mae').reshape(1, 16, D), ((0, 0), (1, 0), (0, 0)))
+
+
+def test_transformers_older_names():
+  """The files on the hub were written before version 5."""
+  state, params = tiny_mae()
+  new = import_torch.mae_transformers(state, params)
+  older = {
+    'vit.layers': 'vit.encoder.layer',
+    'attention.q_proj': 'attention.attention.query',
+    'attention.k_proj': 'attention.attention.key',
+    'attention.v_proj': 'attention.attention.value',
+    'attention.o_proj': 'attention.output.dense',
+    'mlp.fc1': 'intermediate.dense',
+    'mlp.fc2': 'output.dense',
+  }
+  old = {}
+  for name, x in state.items():
+    for now, before in older.items():
+      name = name.replace(now, before)
+    old[f'module.{name}'] = x
+  assert 'module.vit.encoder.layer.0.attention.attention.query.weight' in old and len(old) == len(state)
+  jax.tree.map(np.testing.assert_array_equal, import_torch.mae_transformers(old, params, prefix='module.'), new)
+
+
+def test_every_problem_of_an_mae_is_listed():
+  state, params = tiny_mae()
+  state['vit.pooler.weight'] = np.zeros(3)
+  del state['decoder.mask_token'], state['vit.layers.1.attention.k_proj.bias']
+  state['decoder.decoder_pos_embed'] = sincos_table(32)[:, ::-1]
+  state['vit.embeddings.position_embeddings'] = state['vit.embeddings.position_embeddings'].astype(np.float16)  # is the same
+  with pytest.raises(UserError) as error:
+    import_torch.mae_transformers(state, params)
+  assert sorted(line.strip() for line in str(error.value).splitlines()[1:]) == [
+    'missing: blocks.1.attn.qkv.bias for encoder/blocks_1/qkv/bias (144,)',
+    'missing: mask_token for decoder/mask_token (1, 1, 32)',
+    'not used: blocks.1.attn.q.bias (48,)',
+    'not used: blocks.1.attn.v.bias (48,)',
+    'not used: vit.pooler.weight (3,)',
+    'other positions: decoder_pos_embed (1, 17, 32) is not the sin-cos table of MAE',
+  ]
+
+
+def test_the_tables_of_an_mae_may_be_missing_or_of_another_size():
+  state, params = tiny_mae()
+  new = import_torch.mae_transformers(state, params)
+  larger = np.pad(sincos(6, 6, 48, 'sincos_mae').reshape(1, 36, 48), ((0, 0), (1, 0), (0, 0)))
+  del state['decoder.decoder_pos_embed']
+  state['vit.embeddings.position_embeddings'] = larger
+  jax.tree.map(np.testing.assert_array_equal, import_torch.mae_transformers(state, params), new)
