@@ -52,7 +52,8 @@ def tiny_imagenet_cpu(config):
   """A small ViT on 64-pixel photos, two CPU cores, at most 40 minutes: 64 patches of 8 pixels, of which 16 are seen.
 
   python -m sslax.train --config=configs/mae.py:tiny_imagenet_cpu --workdir=runs/mae_tiny_imagenet \\
-      --config.data.train='parquet:/data/tiny_imagenet_50/train-*' --config.data.test='parquet:/data/tiny_imagenet_50/validation-*'
+      --config.data.train='parquet:/data/tiny_imagenet_50/train-*' \\
+      --config.data.test='parquet:/data/tiny_imagenet_50/validation-*'
 
   Status: not yet measured.
   """

@@ -42,7 +42,8 @@ def tiny_imagenet_cpu(config):
   """A small ViT on 64-pixel photos, two CPU cores: 16 units of 16 pixels, of which 10 are removed, in patches of 8.
 
   python -m sslax.train --config=configs/simmim.py:tiny_imagenet_cpu --workdir=runs/simmim_tiny_imagenet \\
-      --config.data.train='parquet:/data/tiny_imagenet_50/train-*' --config.data.test='parquet:/data/tiny_imagenet_50/validation-*'
+      --config.data.train='parquet:/data/tiny_imagenet_50/train-*' \\
+      --config.data.test='parquet:/data/tiny_imagenet_50/validation-*'
 
   Status: shape-checked, not yet run.
   """
@@ -67,8 +68,8 @@ def imagenet(config):
   python -m sslax.train --config=configs/simmim.py:imagenet --workdir=runs/simmim_imagenet
 
   The official code: batch 2048, AdamW 1e-4 x batch / 512, weight decay 0.05, gradients clipped at 5, 10 epochs of warm-up, a
-  tenth of the rate from epoch 700 on, drop path 0.1, crops from 0.67 and flips. Their ViT has a relative position bias that all layers
-  share and no absolute positions; ours has learnt absolute ones. Fine-tuning: configs/mae.py:imagenet_finetune with
+  tenth of the rate from epoch 700 on, drop path 0.1, crops from 0.67 and flips. Their ViT has a relative position bias that
+  all layers share and no absolute positions; ours has learnt absolute ones. Fine-tuning: configs/mae.py:imagenet_finetune with
   --config.method.encoder.positions=learnt and the rate 1.25e-3 x batch / 512.
   Status: shape-checked, not yet run.
   """
