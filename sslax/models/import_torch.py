@@ -278,6 +278,8 @@ def clip(
       return take(f'visual.{"ln_pre" if path[0] == "norm_pre" else "ln_post"}.{entry}')
     if path[0].startswith('blocks'):
       return transformer('encoder', path, take, 'visual.')
+    if path[:2] == ('attnpool', 'kv'):
+      return _kernel(path, np.concatenate([take(f'visual.attnpool.{name}_proj.{entry}') for name in 'kv']))
     if path[0] == 'attnpool':
       return _kernel(path, take(f'visual.attnpool.{path[1]}_proj.{entry}'))
     module = '.'.join(path[:-1]).replace('_conv', '.0').replace('_bn', '.1').replace('_', '.')  # as in `resnet`

@@ -114,8 +114,13 @@ class AttentionPool(nn.Module):
       fields = dict(kernel_init=init, bias_init=initializers('torch', C)[1])
       return nn.Dense(features, dtype=self.dtype, name=name, **fields)(x)
 
-    q, k, v = (dense(t, C, n).reshape(B, -1, self.heads, C // self.heads) for t, n in ((x[:, :1], 'q'), (x, 'k'), (x, 'v')))
-    return dense(jax.nn.dot_product_attention(q, k, v).reshape(B, C), self.embed, 'c')
+    def heads(x):
+      return x.reshape(B, -1, self.heads, C // self.heads)
+
+    # Key and value as one: alone, the bias of the keys has no gradient.
+    k, v = jnp.split(dense(x, 2 * C, 'kv'), 2, axis=-1)
+    y = jax.nn.dot_product_attention(heads(dense(x[:, :1], C, 'q')), heads(k), heads(v))
+    return dense(y.reshape(B, C), self.embed, 'c')
 
 
 def _average(x, stride: int):

@@ -75,10 +75,14 @@ class ShortBattery:
   def make(self):
     raise TypeError('a Battery needs make() -> Method')
 
+  def batch(self, seed=0):
+    """What the method learns from; one that needs more than images and labels adds it here."""
+    return tiny_batch(self.rows, seed=seed)
+
   @pytest.fixture(scope='class')
   @classmethod
   def trainer(cls):
-    return Trainer(cls().make())
+    return Trainer(cls().make(), batch=cls().batch())
 
   @pytest.fixture(scope='class')
   @classmethod
@@ -115,7 +119,7 @@ class Battery(ShortBattery):
     return None
 
   def test_4_save_restore_continue_is_bit_equal(self, trainer, tmp_path):
-    batches = [tiny_batch(self.rows, seed=i) for i in range(4)]
+    batches = [self.batch(seed=i) for i in range(4)]
     straight, history = trainer.run(4, batches=batches)
     half, _ = trainer.run(2, batches=batches[:2])
     checkpointer = Checkpointer(tmp_path, every_steps=1, keep=1, meta={})
@@ -131,7 +135,7 @@ class Battery(ShortBattery):
 
   def test_5_eight_devices_are_one(self, trainer, trained):
     _, one, history = trained
-    on_eight = Trainer(trainer.method, devices=8)
+    on_eight = Trainer(trainer.method, devices=8, batch=self.batch())
     eight, history8 = on_eight.run(3, on_eight.put(trainer.init(trainer.batch)))
     for a, b in zip(history, history8, strict=True):
       np.testing.assert_allclose(b['loss'], a['loss'], rtol=1e-5, atol=1e-6)  # a cosine may be near 0
@@ -140,7 +144,7 @@ class Battery(ShortBattery):
       np.testing.assert_allclose(np.asarray(b), a, rtol=self.tolerance, atol=self.tolerance, err_msg=jax.tree_util.keystr(path))
 
   def test_6_labels_do_not_leak(self, trainer, trained):
-    batch = tiny_batch(self.rows)
+    batch = self.batch()
     batch['label'] = np.roll(batch['label'], 1)  # another partition, not only other names
     permuted, _ = trainer.run(3, batches=[batch] * 3)
     same = state_hash(permuted.params) == state_hash(jax.device_put(trained[1].params, trainer.whole))
@@ -166,7 +170,7 @@ class Battery(ShortBattery):
     whole, parts = make(), make() and make(microbatches=4)
     if whole is None:
       return  # said by make_without_batchnorm
-    full, split = Trainer(whole), Trainer(parts)
+    full, split = Trainer(whole, batch=self.batch()), Trainer(parts, batch=self.batch())
     start = jax.tree.map(np.asarray, full.init(full.batch))
     a, history = full.run(3, full.put(start))
     b, history4 = split.run(3, split.put(start))

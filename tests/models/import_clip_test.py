@@ -1,5 +1,6 @@
 """Parity with transformers' CLIPModel through the importer, and the names of openai/CLIP."""
 
+import functools
 import re
 
 import jax
@@ -31,6 +32,7 @@ def tiny(scan=False, image=None):
   return CLIP(image, text, ONE, text_head=HEAD)
 
 
+@functools.cache
 def shapes_of(method):
   views = {'image': jnp.zeros((1, 1, 32, 32, 3)), 'text': jnp.zeros((1, 12), jnp.int32)}
   params, memory = jax.eval_shape(lambda key: method.init(key, views), jax.random.key(0))
