@@ -75,7 +75,7 @@ class TextTransformer(nn.Module):
     tokens = self.param('tokens', nn.initializers.normal(0.02 if clip else self.width**-0.5), (self.vocab_size, self.width))
     positions = self.param('positions', nn.initializers.normal(0.01 if clip else self.width**-0.5), (self.length, self.width))
     # An id outside the vocabulary becomes NaN, which stops the run: clamped, it would be taken for the end token.
-    x = (tokens.at[ids].get(mode='fill', fill_value=jnp.nan) + positions[None, :L]).astype(self.dtype)
+    x = (jnp.take(tokens, ids, axis=0, mode='fill', fill_value=jnp.nan) + positions[None, :L]).astype(self.dtype)
 
     end = ids.argmax(1)
     inside = jnp.arange(L)[None] <= end[:, None]  # [B, L], 1 = of the text
