@@ -50,7 +50,7 @@ class TestMAE(Battery):
     removed = jax.jit(method.draw)(jax.random.key(0), image)
     np.testing.assert_array_equal(removed.masked, grey[:, ::4, ::4].reshape(16, 16))
     predict = jax.jit(lambda params, x: method.predict(params, x, removed, train=False))
-    predicted = predict(last.params, method.augment.normalize(image)) * std + mean
+    predicted = np.asarray(predict(last.params, method.augment.normalize(image)) * std + mean)
     first = np.clip(predicted[0, 0].reshape(4, 4, 3) * np.array(augment.std) + np.array(augment.mean), 0, 1)
     np.testing.assert_allclose(out['prediction'][0, :4, :4], first, atol=1e-5)
 
