@@ -13,7 +13,9 @@ from sslax.run import cli
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
 PROBES = flags.DEFINE_list(
-  'probes', ['knn', 'linear'], "Any of knn, linear, sgd, fewshot, collapse, classifier (the method's own)."
+  'probes',
+  ['knn', 'linear'],
+  "Any of knn, linear, sgd, fewshot, collapse, classifier (the method's own), zeroshot, retrieval (image-text methods).",
 )
 STEP = flags.DEFINE_string('step', 'latest', 'latest, all, or the number of a step.')
 WATCH = flags.DEFINE_bool('watch', False, 'Follow a running training: evaluate each new checkpoint until the run is done.')
@@ -25,6 +27,10 @@ DATA_TRAIN = flags.DEFINE_string(
 DATA_TEST = flags.DEFINE_string('data_test', '', "URI of the labelled test set; default: the run's data.test.")
 KNN_K = flags.DEFINE_integer('knn_k', 0, "Neighbours of the kNN probe; default: the config's eval.knn_k.", lower_bound=0)
 KNN_TEMPERATURE = flags.DEFINE_float('knn_temperature', 0, "Of its votes; default: the config's.", lower_bound=0)
+TEMPLATES = flags.DEFINE_string(
+  'templates', '', "Of the zero-shot probe: plain, photo, digits, fashion, cifar, imagenet; default: the config's eval.templates."
+)
+CLASS_NAMES = flags.DEFINE_string('class_names', '', "A file with a class name a line; default: the data set's names.")
 FLOORS = flags.DEFINE_bool('floors', True, 'Also evaluate raw pixels and the randomly initialised encoder.')
 REPORT = flags.DEFINE_bool('report', True, 'Write report.html.')
 
@@ -49,6 +55,8 @@ def main() -> None:
     data_test=DATA_TEST.value,
     knn_k=KNN_K.value,
     knn_temperature=KNN_TEMPERATURE.value,
+    templates=TEMPLATES.value,
+    class_names=CLASS_NAMES.value,
     floors=FLOORS.value,
     report=REPORT.value,
   )

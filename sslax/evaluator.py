@@ -17,8 +17,22 @@ import numpy as np
 
 from sslax.data import pipeline
 from sslax.data.sources import open_source
-from sslax.errors import UserError
-from sslax.evals import attention, collapse, fewshot, floors, knn, linear, pictures, pretext, report
+from sslax.data.text import make as make_tokenizer
+from sslax.errors import UserError, suggest
+from sslax.evals import (
+  attention,
+  collapse,
+  fewshot,
+  floors,
+  knn,
+  linear,
+  pictures,
+  pretext,
+  prompts,
+  report,
+  retrieval,
+  zeroshot,
+)  # fmt: skip
 from sslax.evals.features import cached, checked, extract
 from sslax.ops.views import RandomViews
 from sslax.run import config as configs
@@ -27,7 +41,8 @@ from sslax.run.checkpoint import Reader, Vanished
 from sslax.run.faults import read_status
 from sslax.step import init_state
 
-PROBES = ('knn', 'linear', 'sgd', 'fewshot', 'collapse', 'classifier')
+PROBES = ('knn', 'linear', 'sgd', 'fewshot', 'collapse', 'classifier', 'zeroshot', 'retrieval')
+OWN = ('classifier', 'zeroshot', 'retrieval')  # ask the method for more than features: not for raw pixels
 SHOTS = (1, 5, 10)
 PIXELS, RANDOM = 'raw pixels', 'random encoder'
 
@@ -54,6 +69,8 @@ class Evaluation:
     report: bool = True,
     knn_k: int = 0,
     knn_temperature: float = 0.0,
+    templates: str = '',
+    class_names: str = '',
   ):
     """Reads the saved config and what has been evaluated before; computes nothing.
 
@@ -65,6 +82,9 @@ class Evaluation:
     self.config.mesh.data, self.config.mesh.fsdp = -1, 1  # the evaluator's own devices
     self.config.eval.knn_k = knn_k or self.config.eval.knn_k
     self.config.eval.knn_temperature = knn_temperature or self.config.eval.knn_temperature
+    with self.config.unlocked():  # runs from before there were captions do not have these
+      self.config.eval.templates = templates or self.config.eval.get('templates', 'photo')
+      self.config.eval.class_names = class_names or self.config.eval.get('class_names', '')
     self.data = {'train': data_train or self.config.data.train, 'test': data_test or self.config.data.test}
     if not self.data['test']:
       raise UserError('this run has no data.test: name a labelled test set with --data_test=URI')
@@ -131,18 +151,18 @@ class Evaluation:
   def compute(self, sets: list[tuple[str, int]]) -> None:
     """All probes of these (features, step) that are not in eval.jsonl yet; features: 'trained', PIXELS or RANDOM (step 0)."""
     todo = [(features, at, probe) for features, at in sets for probe in self.probes if self._find(features, at, probe) is None]
-    todo = [(f, s, p) for f, s, p in todo if not (p == 'sgd' and f == PIXELS or p == 'classifier' and f != 'trained')]
+    todo = [(f, s, p) for f, s, p in todo if not (p in ('sgd', *OWN) and f == PIXELS or p == 'classifier' and f != 'trained')]
     if not todo:
       return
-    if 'classifier' in self.probes:
-      self._check_classifier()  # before the other probes take their time
+    self._check_own()  # before the other probes take their time
     found: dict[tuple[str, int], Sets] = {}
     for features, at, probe in todo:
-      if (features, at) not in found and probe != 'classifier':
+      if (features, at) not in found and probe not in OWN:
         found[features, at] = self._features(features, at)
       print(f'{probe} probe of {features} ...', file=sys.stderr, flush=True)
       started = time.time()
-      values = self._classifier(at) if probe == 'classifier' else self._probe(probe, found[features, at], features, at)
+      own = {'classifier': self._classifier, 'zeroshot': self._zeroshot, 'retrieval': self._retrieval}.get(probe)
+      values = own(features, at) if own else self._probe(probe, found[features, at], features, at)
       self._write(
         {
           'step': at,
@@ -161,7 +181,7 @@ class Evaluation:
     if self._prepared is None:
       train, test = open_source(self.data['train']), open_source(self.data['test'])
       for key, source in (('train', train), ('test', test)):
-        if not source.num_classes:
+        if not source.num_classes and set(self.probes) - {'retrieval'}:
           raise UserError(f'{self.data[key]} has no labels, and probes need them: name labelled data with --data_{key}=URI')
       if train.classes and test.classes and train.classes != test.classes:  # numbers would mean other classes
         raise UserError(
@@ -268,26 +288,85 @@ class Evaluation:
       parts.append(np.asarray(of(jax.random.key(i), batch['image']))[batch['mask']])
     return np.concatenate(parts)
 
-  def _check_classifier(self) -> None:
+  def _check_own(self) -> None:
+    """Raises UserError where the method or the data cannot answer one of the probes in OWN."""
     run, sources = self._prepare()
-    side, state = self.config.data.image_size, run.abstract_state
-    image = jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
-    out = jax.eval_shape(run.method.features, state.params, state.memory, {'image': image})
-    name, classes = type(run.method).__name__, sources['test'].num_classes
-    if 'logits' not in out:
-      raise UserError(f'--probes=classifier is for methods with a classifier of their own, and {name} has none: take linear')
-    if out['logits'].shape[1] < classes:
-      raise UserError(f'{name} tells {out["logits"].shape[1]} classes apart, and {self.data["test"]} has {classes}')
+    side, state, test = self.config.data.image_size, run.abstract_state, sources['test']
+    batch = {'image': jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)}
+    out = jax.eval_shape(run.method.features, state.params, state.memory, batch)
+    name = type(run.method).__name__
+    if 'classifier' in self.probes:
+      if 'logits' not in out:
+        raise UserError(f'--probes=classifier is for methods with a classifier of their own, and {name} has none: take linear')
+      if out['logits'].shape[1] < test.num_classes:
+        raise UserError(f'{name} tells {out["logits"].shape[1]} classes apart, and {self.data["test"]} has {test.num_classes}')
+    for probe in {'zeroshot', 'retrieval'} & set(self.probes):
+      if 'embedding' not in out:
+        raise UserError(f'--probes={probe} is for methods that embed images and texts in one space, and {name} does not')
+    if 'zeroshot' in self.probes:
+      self._class_names(), self._templates()
+    if 'retrieval' in self.probes:
+      pipeline.probe(test, max_pixels=self.config.data.max_pixels, captioned=True)
 
-  def _classifier(self, step: int) -> dict[str, float]:
+  def _classifier(self, features: str, step: int) -> dict[str, float]:
     """How often the label of a test image is the largest (is among the five largest) of the method's own logits."""
-    run, sources = self._prepare()
-    state, batches = self._state('trained', step), self._batches(sources['test'])
-    total = -(-len(sources['test']) // self._batch_size())
-    found = extract(run.method, state.params, state.memory, batches, mesh=run.mesh, key='logits', progress=True, total=total)
+    found = self._extract_test(features, step, 'logits')
     logits, label = checked(*(found[key][found['label'] >= 0] for key in ('logits', 'label')), name='logits')
     hits = np.argsort(-logits, axis=1, kind='stable')[:, :5] == label[:, None]
     return {'top1': float(hits[:, 0].mean()), **({'top5': float(hits.any(1).mean())} if logits.shape[1] > 5 else {})}
+
+  def _zeroshot(self, features: str, step: int) -> dict[str, float]:
+    """Top-1 (and top-5) accuracy on the test images of descriptions of the classes; no image has been labelled for it."""
+    names, found = self._class_names(), self._extract_test(features, step, 'embedding')
+    known = found['label'] >= 0
+    weights = zeroshot.classifier(self._embed_text(features, step), self._tokenizer(), names, self._templates())
+    hits = zeroshot.accuracy(found['embedding'][known], found['label'][known], weights, (1, 5) if len(names) > 5 else (1,))
+    return {**{f'top{k}': value for k, value in hits.items()}, 'chance': 1 / len(names)}
+
+  def _retrieval(self, features: str, step: int) -> dict[str, float]:
+    """Recall at 1, 5, 10 of the right caption for a test image and of the right image for a caption."""
+    _, sources = self._prepare()
+    found, tokenize = self._extract_test(features, step, 'embedding'), self._tokenizer()
+    captions = [pipeline.captions(sources['test'], int(i)) for i in found['index']]
+    image_of_text = np.repeat(np.arange(len(captions)), [len(c) for c in captions])
+    ids = np.stack([tokenize(text) for texts in captions for text in texts])
+    size, embed = self._batch_size(), self._embed_text(features, step)
+    blocks = [ids[i : i + size] for i in range(0, len(ids), size)]
+    padded = [np.concatenate([b, np.repeat(b[-1:], size - len(b), axis=0)]) for b in blocks]  # one shape: compiled once
+    text = np.concatenate([np.asarray(embed(p))[: len(b)] for p, b in zip(padded, blocks, strict=True)])
+    recall = retrieval.recall(found['embedding'], text, image_of_text)
+    values = {f'{way} R@{k}': r for way, by_k in recall.items() for k, r in by_k.items()}
+    return {**values, 'images': len(captions), 'texts': len(text)}
+
+  def _extract_test(self, features: str, step: int, key: str) -> dict[str, np.ndarray]:
+    run, sources = self._prepare()
+    state, source = self._state(features, step), sources['test']
+    total = -(-len(source) // self._batch_size())
+    with self._batches(source) as batches:
+      return extract(run.method, state.params, state.memory, batches, mesh=run.mesh, key=key, progress=True, total=total)
+
+  def _tokenizer(self):
+    data = self.config.data
+    return make_tokenizer(data.text, data.text_length, data.vocab)
+
+  def _embed_text(self, features: str, step: int):
+    """ids [N, L] -> [N, E] unit rows."""
+    method, state = self._prepare()[0].method, self._state(features, step)
+    return jax.jit(lambda ids: method.features(state.params, state.memory, {'text': ids})['text_embedding'])
+
+  def _class_names(self) -> tuple[str, ...]:
+    test, path = self._prepare()[1]['test'], self.config.eval.get('class_names', '')
+    if path:
+      return prompts.class_names(path, test.num_classes)
+    if not test.classes:
+      raise UserError(f'{self.data["test"]} has no names of its classes: give them with --class_names=FILE, one a line')
+    return test.classes
+
+  def _templates(self) -> tuple[str, ...]:
+    name = self.config.eval.get('templates', 'photo')
+    if name not in prompts.TEMPLATES:
+      raise UserError(f'--templates={name}: no such templates.{suggest(name, prompts.TEMPLATES)}')
+    return prompts.TEMPLATES[name]
 
   def _sgd(self, sources, tx, ty, classes, features, step) -> float:
     """The SGD probe on random-resized crops and flips, 30 epochs."""
@@ -370,6 +449,15 @@ class Evaluation:
       parts.append(f'kNN: weighted, k {self.config.eval.knn_k}, temperature {self.config.eval.knn_temperature}, all labels.')
     if 'linear' in self.probes:
       parts.append('linear: logistic regression on all labels, regularisation chosen on a tenth of the training set.')
+    if 'zeroshot' in self.probes:
+      chance = (self._find('trained', self.shown_step, 'zeroshot') or {}).get('chance', 0.0)
+      parts.append(f"zero-shot: templates '{self.config.eval.templates}'; chance {chance:.3f}.")
+    if 'retrieval' in self.probes:
+      found = self._find('trained', self.shown_step, 'retrieval') or {'images': 1, 'texts': 1}
+      parts.append(
+        f'text R@k: a caption of the image is among the k nearest of {found["texts"]:,} (chance of R@1 '
+        f'{1 / found["images"]:.4f}); image R@k: the image of the caption among {found["images"]:,}.'
+      )
     return ' '.join(parts)
 
   def show(self) -> None:
@@ -429,17 +517,14 @@ class Evaluation:
       add(title, pictures.bars([f'{n} a class' for n in shots], bars, errors, xlabel='labels', ylabel=ylabel), 'svg',
           'Nearest centroid; mean of 10 draws, bars show the standard error.', 'accuracy by number of labels')  # fmt: skip
     classes = sources['train'].classes
-    for method in ('pca', 'tsne'):
+    for method in ('pca', 'tsne') if sources['test'].num_classes else ():
       drawn = pictures.feature_map(sets.test['pooled'], sets.test['label'], classes, method)
       shown = {'pca': 'PCA', 'tsne': 't-SNE'}[method]
       add(f'Map of the test features ({shown})', drawn, 'png', 'Colours are classes; training saw none.', f'{shown} of features')
-    add(
-      'Nearest neighbours',
-      self._neighbours(sets, sources),
-      'png',
-      'Left: test images. Right: the most similar training images by cosine of the features.',
-      'sheet of nearest neighbours',
-    )
+    if sources['test'].num_classes:
+      add('Nearest neighbours', self._neighbours(sets, sources), 'png',
+          'Left: test images. Right: the most similar training images by cosine of the features.',
+          'sheet of nearest neighbours')  # fmt: skip
     self._looks(add, sources['test'], step)
     try:
       add('The pretext task', pictures.png(pretext.sheet(run.method, self.config, open_source(self.config.data.train))), 'png',
@@ -484,7 +569,8 @@ class Evaluation:
       ]
       labels = ['image', 'mean of heads', *(f'head {h + 1}' for h in range(heads))]
       add('Where the last block looks', pictures.png(pictures.sheet(cells, column_labels=labels)), 'png',
-          'Attention of the class token (without one: of all patches) to the patches; bright is much.', 'attention maps')  # fmt: skip
+          'Attention of the class token (without one: of all patches) to the patches; bright is much.',
+          'attention maps')  # fmt: skip
     out = jax.jit(method.features)(*where)
     try:
       components = attention.patch_pca(np.asarray(out['tokens']))
@@ -525,6 +611,11 @@ def _cells(probe: str, values: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [('linear, all labels', f'{values["accuracy"]:.3f}')]
   if probe == 'classifier':
     return [(f'classifier, {key}', f'{value:.3f}') for key, value in values.items()]
+  if probe == 'zeroshot':
+    return [(f'zero-shot {key}', f'{value:.3f}') for key, value in values.items() if key != 'chance']
+  if probe == 'retrieval':
+    short = {'image_to_text': 'text', 'text_to_image': 'image'}  # what is retrieved
+    return [(f'{short[key.split()[0]]} {key.split()[1]}', f'{value:.3f}') for key, value in values.items() if 'R@' in key]
   if probe == 'sgd':
     return [('linear (SGD)', f'{values["accuracy"]:.3f}')]
   if probe == 'fewshot':

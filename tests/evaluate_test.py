@@ -78,6 +78,26 @@ def test_the_classifier_that_a_method_learnt(tmp_path):
   assert f'{row["values"]["top1"]:.3f}' in output and not (tmp_path / 'features').exists()
 
 
+def test_images_and_texts_in_one_space(tmp_path):
+  """Zero-shot and retrieval for the trained and the random towers, not for pixels; the pictures of a transformer."""
+  code, output = train(tmp_path, config=ROOT / 'tests' / 'run' / 'tiny_clip.py')
+  assert code == 0, output
+  code, output = run('evaluate', f'--workdir={tmp_path}', '--probes=zeroshot,retrieval', '--templates=digits')
+  assert code == 0, output
+  found = {(row['features'], row['probe']): row['values'] for row in rows(tmp_path)}
+  assert len(found) == 4 and found['trained', 'zeroshot']['chance'] == 0.1
+  assert found['trained', 'zeroshot']['top1'] > 0.4 > 0.3 > found['random encoder', 'zeroshot']['top1']
+  values = found['trained', 'retrieval']
+  assert (values['images'], values['texts']) == (500, 6000)
+  assert values['text_to_image R@10'] > 0.06 > 0.04 > found['random encoder', 'retrieval']['text_to_image R@10']
+  assert f'{found["trained", "zeroshot"]["top1"]:.3f}' in output and 'chance 0.100' in output
+  html = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  for word in ('Where the last block looks', 'Patch features in three colours'):
+    assert word in html, word
+  code, output = run('evaluate', f'--workdir={tmp_path}', '--probes=zeroshot', '--templates=digit')
+  assert code == 2 and 'digits' in output and 'Traceback' not in output, output
+
+
 def test_no_classifier_where_the_method_has_none(finished):
   code, output = run('evaluate', f'--workdir={finished[0]}', '--probes=classifier', '--noreport')
   assert code == 2 and 'Traceback' not in output, output

@@ -57,7 +57,7 @@ def base_config() -> ml_collections.ConfigDict:
       checkpoint=dict(every_steps=1000, keep=3, keep_every=0),  # the newest `keep`, and every `keep_every`-th step for good
       log=dict(every_steps=1),
       online=dict(every_steps=0, knn_k=20, knn_temperature=0.1, max_train=5000, max_test=1000),  # kNN during training; 0: never
-      eval=dict(knn_k=200, knn_temperature=0.1, batch_size=256),  # defaults of the evaluator
+      eval=dict(knn_k=200, knn_temperature=0.1, batch_size=256, templates='photo', class_names=''),  # defaults of the evaluator
     )
   )
 
