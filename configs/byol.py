@@ -24,14 +24,14 @@ def digits(config):
 
   Status: not yet measured.
   """
-  protocols.digits(config)
+  protocols.digits(config, learning_rate=5e-3)
   config.method = spec(
     BYOL,
     encoder=protocols.digits_encoder(),
     head=head(128, 64),
     predictor=head(128, 64),
     augment=protocols.digits_views(),
-    momentum=spec(Ramp, start=0.98, end=1.0),
+    momentum=spec(Ramp, start=0.9, end=1.0),
     microbatches=config.get_ref('microbatches'),
   )
 

@@ -25,7 +25,7 @@ def digits(config):
 
   Status: not yet measured.
   """
-  protocols.digits(config)
+  protocols.digits(config, learning_rate=3e-3)
   config.method = spec(
     MoCoV3,
     encoder=protocols.digits_encoder(),
@@ -33,7 +33,7 @@ def digits(config):
     predictor=head(128, 64),
     augment=protocols.digits_views(),
     temperature=0.2,
-    momentum=spec(Ramp, start=0.99, end=1.0),
+    momentum=spec(Ramp, start=0.9, end=1.0),
     microbatches=config.get_ref('microbatches'),
   )
 

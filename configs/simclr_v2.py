@@ -136,7 +136,7 @@ def cifar10_cpu(config):
   python -m sslax.train --config=configs/simclr_v2.py:cifar10_cpu --workdir=runs/v2_cifar10 \\
       --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
 
-  Status: shape-checked, not yet run.
+  Status: run on 2026-11-22 with --config.num_epochs=4, 9 minutes on 2 shared CPU cores, as the start of the two presets below.
   """
   protocols.cifar10_cpu(config)
   config.method = spec(
@@ -153,12 +153,14 @@ def cifar10_finetune(config):
   """Step 2 on CIFAR-10: 10 % of the labels (5,000).
 
   python -m sslax.train --config=configs/simclr_v2.py:cifar10_finetune --workdir=runs/v2_cifar10_finetune \\
-      --config.data.train='parquet:/data/cifar10/train-*@[:10%]' --config.data.test='parquet:/data/cifar10/test-*'
+      --config.data.train='parquet:/data/cifar10/train-*@[10%:balanced]' --config.data.test='parquet:/data/cifar10/test-*'
   python -m sslax.evaluate --workdir=runs/v2_cifar10_finetune --probes=classifier
 
-  Needs runs/v2_cifar10. 1 %: '@[:1%]' and --config.num_epochs=60. From scratch, for comparison: --config.graft="()".
+  Needs runs/v2_cifar10. 1 %: '@[1%:balanced]' and --config.num_epochs=60 --config.batch_size=64. From scratch, for comparison: --config.graft="()".
 
-  Status: shape-checked, not yet run.
+  Status: measured on 2026-11-22 from 4 epochs of pre-training, one seed, accuracy on the 10,000 test images: 10 % of the labels
+  ('@[10%:balanced]', --config.num_epochs=20) 0.535, from scratch 0.471; 1 % ('@[1%:balanced]', --config.num_epochs=60
+  --config.batch_size=64) 0.416, from scratch 0.365. One to three minutes each on 2 shared CPU cores.
   """
   protocols.cifar10_cpu(config, epochs=30.0, learning_rate=1e-3)
   config.data.train = 'tfds:cifar10@train[:10%]'
@@ -183,7 +185,8 @@ def cifar10_distill(config):
 
   Needs runs/v2_cifar10_finetune.
 
-  Status: shape-checked, not yet run.
+  Status: measured on 2026-11-22 with --config.num_epochs=4, one seed: accuracy on the 10,000 test images 0.527, its teacher 0.535
+  (10 % of the labels, see cifar10_finetune); 3.5 minutes on 2 shared CPU cores.
   """
   protocols.cifar10_cpu(config)
   config.graft = teacher_from('runs/v2_cifar10_finetune')
