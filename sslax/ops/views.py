@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from sslax.errors import UserError
 from sslax.method import Crop
 from sslax.ops import geometry, photometric
+from sslax.ops.randaugment import rand_augment
 
 Batch = dict[str, jax.Array]
 
@@ -16,8 +17,8 @@ Batch = dict[str, jax.Array]
 class RandomViews:
   """`count` random views of each image: a cropping, and colours in SimCLR's order (Chen et al. 2020, appendix A).
 
-  Crop, flip, turn and shear, colour jitter, grey, blur, solarize, noise, normalise, erase. A step with probability or strength 0
-  is not traced. The defaults are SimCLR's at ImageNet size with strength 1; BYOL and DINO set the fields.
+  Crop, flip, RandAugment, turn and shear, colour jitter, grey, blur, solarize, noise, normalise, erase. A step with probability
+  or strength 0 is not traced. The defaults are SimCLR's at ImageNet size with strength 1; BYOL and DINO set the fields.
 
   What row i gets depends on (rng, i, view) only: not on the other rows, the batch size or the sharding.
 
@@ -37,6 +38,7 @@ class RandomViews:
     rotate, shear: largest angle in degrees, either way; for digits and other small images, where colours say nothing.
     erase_prob: probability of setting one rectangle of 2 to 20 % of the view to 0 after normalising (Zhong et al. 2017).
     noise: standard deviation of Gaussian noise on [0, 1], clipped.
+    rand_augment: operations in sequence of `randaugment.rand_augment`; 2 is timm's 'rand-m9-mstd0.5-inc1', 0 none.
 
   Raises:
     ValueError: a field's value makes no sense; names the field.
@@ -63,6 +65,7 @@ class RandomViews:
   shear: float = 0.0
   erase_prob: float = 0.0
   noise: float = 0.0
+  rand_augment: int = 0
 
   def __post_init__(self):
     def check(field, good, wants):
@@ -90,6 +93,7 @@ class RandomViews:
     check('rotate', 0 <= self.rotate <= 180, 'degrees in [0, 180]')
     check('shear', 0 <= self.shear < 90, 'degrees in [0, 90)')
     check('noise', self.noise >= 0, 'at least 0')
+    check('rand_augment', self.rand_augment >= 0, 'at least 0')
 
   def __call__(self, rng: jax.Array, batch: Batch, group: int = 0) -> jax.Array:
     """The views of a batch.
@@ -158,6 +162,8 @@ class RandomViews:
     """Everything after crop and flip; ORDER MATTERS: it is SimCLR's."""
     rng, jitter_rng, noise_rng, erase_rng = jax.random.split(rng, 4)
     u = jax.random.uniform(rng, (8,))  # one draw for all scalars
+    if self.rand_augment:
+      x = rand_augment(jax.random.fold_in(rng, len(u)), x, self.rand_augment)  # no split more: the other draws stay as they were
     if self.rotate or self.shear:
       x = geometry.affine(x, self.rotate * (2 * u[0] - 1), self.shear * (2 * u[1] - 1))
     if self.jitter_prob and any(self.jitter):
