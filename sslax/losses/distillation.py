@@ -1,4 +1,4 @@
-"""Cross-entropies between a teacher's and a student's softmax: DINO's over views, SimCLR v2's over classes."""
+"""Cross-entropies between softmaxes of a teacher and a student (DINO, iBOT, SimCLR v2), and I-JEPA's distance of features."""
 
 from collections.abc import Sequence
 
@@ -83,6 +83,96 @@ def update_center(center: jax.Array, teacher: jax.Array, momentum: float | jax.A
   chex.assert_axis_dimension(teacher, 2, center.shape[0])
   mean = teacher.astype(jnp.float32).mean(axis=(0, 1))
   return (momentum * center.astype(jnp.float32) + (1 - momentum) * mean).astype(center.dtype)
+
+
+def masked_patches(targets: jax.Array, log_p: jax.Array, masked: jax.Array) -> jax.Array:
+  """-sum over prototypes of targets log_p, mean over the masked patches of each crop, then over all N crops.
+
+  Zhou et al. 2022 (iBOT), https://arxiv.org/abs/2111.07832, eq. 2, as the official codes of iBOT (main_ibot.py) and DINOv2
+  (loss/ibot_patch_loss.py) average it: a crop without masked patches adds 0 and counts.
+
+  Args:
+    targets: [N, T, K] probabilities of the teacher, which sees every patch.
+    log_p: [N, T, K] log-probabilities of the student for the same patches.
+    masked: [N, T] bool, 1 = the student did not see this patch; 0 = does not count.
+
+  Returns:
+    [] float32.
+  """
+  chex.assert_rank([targets, log_p, masked], [3, 3, 2])
+  chex.assert_equal_shape([targets, log_p])
+  chex.assert_equal_shape_prefix([targets, masked], 2)
+  each = jnp.where(masked, -jnp.sum(targets * log_p, axis=2), 0.0)
+  return (each.sum(axis=1) / jnp.maximum(masked.sum(axis=1), 1)).mean()
+
+
+def update_patch_center(center: jax.Array, teacher: jax.Array, masked: jax.Array, momentum: float | jax.Array) -> jax.Array:
+  """momentum center + (1 - momentum) x the mean of the teacher's logits over masked patches; as it is where none is masked.
+
+  DINOv2's official code (loss/ibot_patch_loss.py). iBOT's averages over all patches, masked or not, for which the head would have
+  to see them all; which patches are masked is random, so the means differ by chance and by the border's smaller share.
+
+  Args:
+    center: [K].
+    teacher: [N, T, K] logits.
+    masked: [N, T] bool, 1 = masked.
+    momentum: 0.9 in the papers.
+
+  Returns:
+    [K] in the centre's dtype.
+  """
+  chex.assert_rank([center, teacher, masked], [1, 3, 2])
+  total = jnp.sum(teacher.astype(jnp.float32), axis=(0, 1), where=masked[..., None])
+  count = masked.sum()
+  moved = momentum * center.astype(jnp.float32) + (1 - momentum) * total / jnp.maximum(count, 1)
+  return jnp.where(count > 0, moved, center.astype(jnp.float32)).astype(center.dtype)
+
+
+def sinkhorn_masked(scores: jax.Array, masked: jax.Array, epsilon: float | jax.Array, iterations: int = 3) -> jax.Array:
+  """`sslax.ops.sinkhorn.sinkhorn` over the masked patches of all crops together (DINOv2, loss/ibot_patch_loss.py).
+
+  Args:
+    scores: [N, T, K] logits.
+    masked: [N, T] bool, 1 = takes part; other rows come out as something that sums to 1 and means nothing.
+    epsilon: the temperature.
+    iterations: pairs of normalisations.
+
+  Returns:
+    [N, T, K] float32, rows sum to 1.
+  """
+  chex.assert_rank([scores, masked], [3, 2])
+  log_q = scores.astype(jnp.float32) / epsilon
+  for _ in range(iterations):
+    # -1e30 and not -inf: where nothing is masked a sum over nothing stays finite.
+    columns = jax.nn.logsumexp(jnp.where(masked[..., None], log_q, -1e30), axis=(0, 1), keepdims=True)
+    log_q = jax.nn.log_softmax(log_q - columns, axis=2)
+  return jnp.exp(log_q)
+
+
+def predict_features(prediction: jax.Array, target: jax.Array, valid: jax.Array, kind: str = 'smooth_l1') -> jax.Array:
+  """Distance of predicted and target features, mean over channels and over the patches that count.
+
+  Assran et al. 2023 (I-JEPA), https://arxiv.org/abs/2301.08243: 'l2' is its equation 1 up to the factor D (a sum over channels
+  there), 'smooth_l1' what the official code takes (facebookresearch/ijepa, src/train.py): d^2 / 2 below 1, |d| - 1/2 above.
+
+  Args:
+    prediction, target: [..., L, D].
+    valid: [..., L] bool, 0 = padding.
+    kind: 'smooth_l1' or 'l2'.
+
+  Returns:
+    [] float32.
+
+  Raises:
+    ValueError: no such kind.
+  """
+  chex.assert_equal_shape([prediction, target])
+  chex.assert_equal_shape_prefix([prediction, valid], valid.ndim)
+  d = jnp.abs(prediction.astype(jnp.float32) - target.astype(jnp.float32))
+  if kind not in ('smooth_l1', 'l2'):
+    raise ValueError(f"kind={kind!r} is neither 'smooth_l1' nor 'l2'")
+  each = jnp.where(d < 1, d * d / 2, d - 0.5) if kind == 'smooth_l1' else d * d
+  return each.mean(axis=-1).mean(where=valid)
 
 
 def distill(student_logits: jax.Array, teacher_logits: jax.Array, temperature: float | jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What a falling loss does not show: how far apart the rows of a batch are. Metrics without gradient, for every step."""
+"""How far apart the rows of a batch are, which a falling loss does not show: metrics without gradient, and KoLeo, a loss."""
 
 import chex
 import jax
@@ -58,3 +58,30 @@ def assignment_information(probabilities: jax.Array) -> jax.Array:
   chex.assert_rank(probabilities, 2)
   p = jax.lax.stop_gradient(probabilities).astype(jnp.float32)
   return jax.scipy.special.entr(p.mean(axis=0)).sum() - jax.scipy.special.entr(p).sum(axis=1).mean()
+
+
+def koleo(z: jax.Array, eps: float = 1e-8) -> jax.Array:
+  """-mean log(distance of each unit row to its nearest other row + eps): lower when rows are spread evenly.
+
+  Kozachenko & Leonenko's estimate of the entropy as a regulariser, Sablayrolles et al. 2019, https://arxiv.org/abs/1806.03198,
+  eq. 3, as DINOv2's official code has it (facebookresearch/dinov2, loss/koleo_loss.py): neighbours by inner product, gradient
+  into both rows of a pair. There the rows are those of one GPU, here those of the global batch. Where a row has a double the
+  gradient of that pair is 0; torch's is as large as 1 / eps there, along nothing but rounding errors.
+
+  Args:
+    z: [N, D] embeddings, any scale.
+    eps: added to the distance.
+
+  Returns:
+    [] float32; 0 for a single row, which has no neighbour.
+  """
+  chex.assert_rank(z, 2)
+  n = len(z)
+  if n < 2:
+    return jnp.zeros((), jnp.float32)
+  z = unit(z)
+  nearest = jnp.argmax(jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, inner(z, z)), axis=1)
+  square = jnp.sum(jnp.square(z - z[nearest]), axis=1)
+  apart = square > 1e-14  # below, the rows of float32 differ by rounding only
+  distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
+  return -jnp.log(distance + eps).mean()

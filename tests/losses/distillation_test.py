@@ -9,6 +9,7 @@ from losses import corners
 from sslax.errors import UserError
 from sslax.losses import distillation
 from sslax.losses.distillation import cross_view
+from sslax.ops.sinkhorn import sinkhorn
 
 dino, distill, update_center = jax.jit(distillation.dino), jax.jit(distillation.distill), jax.jit(distillation.update_center)
 
@@ -126,3 +127,54 @@ def test_wrong_ranks_and_shapes_are_refused():
   ):
     with pytest.raises(AssertionError):
       f()
+
+
+def patches():
+  """(teacher, student logits [N, T, K], masked [N, T]): rows with 3, 0, 1 and 5 masked patches."""
+  masked = np.arange(5)[None] < np.array([3, 0, 1, 5])[:, None]
+  return logits(4, 5, 6), logits(4, 5, 6, seed=1), masked
+
+
+def slow_patches(teacher, student, masked):
+  total = 0
+  for n in range(len(masked)):
+    each = [
+      -(np.exp(corners.log_softmax(teacher[n, t])) * corners.log_softmax(student[n, t])).sum() for t in np.flatnonzero(masked[n])
+    ]
+    total += sum(each) / max(len(each), 1)
+  return total / len(masked)
+
+
+def test_masked_patches_written_as_loops():
+  teacher, student, masked = patches()
+  fast = lambda t, s: distillation.masked_patches(jax.nn.softmax(t), jax.nn.log_softmax(s), masked)
+  corners.compare(fast, lambda t, s: slow_patches(t, s, masked), teacher, student)
+  grad = jax.jit(jax.grad(fast, 1))(teacher, student)
+  assert not grad[~masked].any() and np.abs(grad[masked]).max(-1).all()
+
+
+def test_patch_centre_is_of_masked_patches_and_stands_where_there_are_none():
+  center, (teacher, _, masked) = logits(6, seed=2), patches()
+  update = jax.jit(distillation.update_patch_center)
+  np.testing.assert_allclose(update(center, teacher, masked, 0.9), 0.9 * center + 0.1 * teacher[masked].mean(0), rtol=1e-5)
+  np.testing.assert_array_equal(update(center, teacher, 0 * masked == 1, 0.9), center)
+
+
+def test_sinkhorn_of_masked_patches_is_that_of_them_alone():
+  scores, _, masked = patches()
+  balance = jax.jit(distillation.sinkhorn_masked)
+  np.testing.assert_allclose(balance(scores, masked, 0.5)[masked], sinkhorn(scores[masked], 0.5), rtol=1e-5, atol=1e-7)
+  assert np.isfinite(balance(scores, 0 * masked == 1, 0.05)).all()
+
+
+@pytest.mark.parametrize('kind', ['smooth_l1', 'l2'])
+def test_distance_of_features_written_as_loops(kind):
+  prediction, target, valid = 2 * logits(2, 3, 4), logits(2, 3, 4, seed=1), np.array([[1, 1, 0], [1, 0, 0]]) == 1
+  one = {'smooth_l1': lambda d: d * d / 2 if abs(d) < 1 else abs(d) - 0.5, 'l2': lambda d: d * d}[kind]
+
+  def slow(p, t):
+    return np.mean([one(d) for i, j in np.argwhere(valid) for d in p[i, j] - t[i, j]])
+
+  corners.compare(lambda p, t: distillation.predict_features(p, t, valid, kind), slow, prediction, target)
+  with pytest.raises(ValueError, match='huber'):
+    distillation.predict_features(prediction, target, valid, 'huber')

@@ -1,4 +1,4 @@
-"""Collapse metrics: their ends, their formulas in float64, no gradient."""
+"""Collapse metrics: their ends, their formulas in float64, no gradient; KoLeo against reference values."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from losses import corners
 from sslax.losses import spread
 
 embedding_std, assignment_information = jax.jit(spread.embedding_std), jax.jit(spread.assignment_information)
+koleo = jax.jit(spread.koleo)
 
 
 def test_embedding_std_written_as_loops():
@@ -49,7 +50,45 @@ def test_no_gradient():
   assert not jax.grad(lambda z: assignment_information(jax.nn.softmax(z)))(z).any()
 
 
+def slow_koleo(z):
+  u, total = corners.unit(z), 0
+  for i in range(len(u)):
+    total -= np.log(min(np.sqrt(((u[i] - u[j]) ** 2).sum()) for j in range(len(u)) if j != i) + 1e-8)
+  return total / len(u)
+
+
+def test_koleo_value_and_gradient_of_lightly(golden):
+  ref = np.load(golden / 'loss_koleo.npz')
+  loss, grad = jax.jit(jax.value_and_grad(spread.koleo))(ref['x'])
+  np.testing.assert_allclose(loss, ref['loss'], rtol=1e-5)
+  corners.golden_gradient(grad, ref['grad_x'])
+
+
+def test_koleo_written_as_loops():
+  corners.compare(spread.koleo, slow_koleo, corners.pairs()[0])
+
+
+@pytest.mark.parametrize('case', corners.CASES)
+def test_koleo_of_awkward_inputs(case):
+  corners.finite(spread.koleo, corners.awkward(case)[0])
+
+
+def test_koleo_of_doubles_and_of_one_row():
+  """dinov2 issues 314 and 492: these were Inf there."""
+  z = corners.pairs()[0]
+  z[1] = z[0]
+  value, grad = jax.value_and_grad(spread.koleo)(z)
+  np.testing.assert_allclose(value, slow_koleo(np.float64(z)), rtol=1e-5)
+  assert np.isfinite(grad).all() and np.abs(grad).max() < 10, 'a double must not blow up the gradient'
+  assert spread.koleo(z[:1]) == 0 and not jax.grad(spread.koleo)(z[:1]).any()
+  np.testing.assert_allclose(koleo(7 * z), value, rtol=1e-5)  # lengths mean nothing
+
+
+def test_koleo_on_eight_devices():
+  corners.eight_equal_one(spread.koleo, corners.pairs(16)[0])
+
+
 def test_wrong_ranks_are_refused():
-  for f in (embedding_std, assignment_information):
+  for f in (embedding_std, assignment_information, koleo):
     with pytest.raises(AssertionError):
       f(jnp.ones((2, 3, 4)))
