@@ -85,6 +85,7 @@ class TestCLIP(Captioned, Battery):
       np.testing.assert_allclose(free, there, rtol=1e-6)
 
 
+@pytest.mark.slow
 class TestCLIPResNet(Captioned, ShortBattery):
   """The modified ResNet, which ends in the joint space."""
 

@@ -33,6 +33,7 @@ class TestSigLIP(Captioned, ShortBattery):
     np.testing.assert_allclose([m['loss'] for m in chunked], [m['loss'] for m in history], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), state.params, last.params)
 
+  @pytest.mark.slow
   def test_microbatches_are_the_full_batch(self, trained):
     _, history = Trainer(tiny_siglip(microbatches=4), batch=self.batch()).run(3)
     np.testing.assert_allclose([m['loss'] for m in history], [m['loss'] for m in trained[2]], rtol=1e-5)
