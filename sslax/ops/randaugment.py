@@ -40,9 +40,8 @@ def rand_augment(
     [H, W, 3] in [0, 1], rounded to 256 levels.
   """
   x = jnp.round(255 * x)
-  ops, levels, signs = draw(rng, layers, magnitude, std, prob)
-  for op, level, sign in zip(ops, levels, signs, strict=True):
-    x = apply(x, op, level, sign)
+  drawn = draw(rng, layers, magnitude, std, prob)
+  x, _ = jax.lax.scan(lambda x, layer: (apply(x, *layer), None), x, drawn)  # compiled once for all layers
   return x / 255
 
 
