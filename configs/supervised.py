@@ -114,7 +114,7 @@ def imagenet_finetune(config):
       --config.graft="('encoder=/data/mae_pretrain_vit_base.safetensors',)"
 
   100 epochs, batch 1024, AdamW 5e-4 x batch / 256, layer decay 0.65, drop path 0.1, mixup 0.8, cutmix 1.0, label smoothing 0.1,
-  random erasing 0.25. What the official recipe has and this has not: RandAugment (rand-m9-mstd0.5-inc1), erasing with noise up to
+  random erasing 0.25, RandAugment (rand-m9-mstd0.5-inc1). What the official recipe has and this has not: erasing with noise up to
   a third of the image (here zeros, up to a fifth), and a layer norm after the mean of the tokens instead of before. Expect less
   than 83.6.
   Status: shape-checked under jax.eval_shape, not yet run.
@@ -127,7 +127,7 @@ def imagenet_finetune(config):
       ViT, variant='B', pool='mean', positions='sincos_mae', weight_init='mae', drop_path=0.1, remat=True, dtype='bfloat16'
     ),
     classifier=protocols.mlp(1000, kernel_init='trunc_normal_2e-5'),
-    augment=spec(RandomViews, **PLAIN, erase_prob=0.25, **protocols.IMAGENET),
+    augment=spec(RandomViews, **PLAIN, rand_augment=2, erase_prob=0.25, **protocols.IMAGENET),
     label_smoothing=0.1,
     mixup=0.8,
     cutmix=1.0,

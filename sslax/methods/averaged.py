@@ -30,6 +30,10 @@ class Averaged(Method):
   def uses_labels(self):
     return self.inner.uses_labels
 
+  @property
+  def uses_text(self):
+    return self.inner.uses_text
+
   def crops(self):
     return self.inner.crops()
 
