@@ -59,11 +59,11 @@ def tiny_imagenet_cpu(config):
   """
   config.data.train, config.data.test = 'parquet:/data/tiny_imagenet_50/train-*', 'parquet:/data/tiny_imagenet_50/validation-*'
   config.data.image_size = 64
-  config.batch_size, config.num_epochs = 128, 30.0
+  config.batch_size, config.num_epochs = 128, 40.0
   config.method = spec(
     MAE,
-    encoder=encoder(width=192, depth=6, heads=3, patch=8),
-    decoder=spec(Decoder, width=96, depth=2, heads=3, patch=8),
+    encoder=encoder(width=128, depth=4, heads=4, patch=8),
+    decoder=spec(Decoder, width=64, depth=2, heads=4, patch=8),
     augment=spec(RandomViews, **PLAIN, size=64, area=(0.2, 1.0), interpolation='bilinear', **protocols.IMAGENET),
     microbatches=config.get_ref('microbatches'),
   )

@@ -156,7 +156,8 @@ def cifar10_finetune(config):
       --config.data.train='parquet:/data/cifar10/train-*@[10%:balanced]' --config.data.test='parquet:/data/cifar10/test-*'
   python -m sslax.evaluate --workdir=runs/v2_cifar10_finetune --probes=classifier
 
-  Needs runs/v2_cifar10. 1 %: '@[1%:balanced]' and --config.num_epochs=60 --config.batch_size=64. From scratch, for comparison: --config.graft="()".
+  Needs runs/v2_cifar10. 1 %: '@[1%:balanced]' and --config.num_epochs=60 --config.batch_size=64. From scratch, for comparison:
+  --config.graft="()".
 
   Status: measured on 2026-11-22 from 4 epochs of pre-training, one seed, accuracy on the 10,000 test images: 10 % of the labels
   ('@[10%:balanced]', --config.num_epochs=20) 0.535, from scratch 0.471; 1 % ('@[1%:balanced]', --config.num_epochs=60
