@@ -63,19 +63,19 @@ def fashion_cpu(config):
   Status: not yet measured.
   """
   config.data.train, config.data.test = 'tar:/data/fashion_captions/train-*.tar', 'tar:/data/fashion_captions/test-*.tar'
-  config.data.image_size, config.data.text, config.data.text_length = 64, 'bytes', 64
+  config.data.image_size, config.data.text, config.data.text_length = 64, 'bytes', 56
   config.batch_size, config.num_epochs = 256, 30.0
   config.method = spec(
     SigLIP,
-    encoder=spec(ResNet, depth=18, stages=(1, 1, 1, 1), base=32),
-    text=text(width=128, depth=2, heads=4, vocab_size=259, length=64, pool='mean'),
-    head=linear(256, 128),
-    text_head=linear(128, 128),
+    encoder=spec(ResNet, depth=18, stages=(1, 1, 1, 1), base=16),
+    text=text(width=64, depth=2, heads=4, vocab_size=259, length=56, pool='mean'),
+    head=linear(128, 64),
+    text_head=linear(64, 64),
     augment=crop(size=64, area=(0.6, 1.0), flip=0.5),
     microbatches=config.get_ref('microbatches'),
   )
   config.optim = spec(
-    Optimizer, name='adamw', learning_rate=1e-3, scaling='none', warmup='5%', weight_decay=0.1, b2=0.95, eps=1e-6
+    Optimizer, name='adamw', learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=0.1, b2=0.95, eps=1e-6
   )
   config.checkpoint.every_steps = 200
 
