@@ -19,24 +19,25 @@ def test_mse_is_the_mean_over_removed_patches_of_the_batch():
       if masked[b, t]:
         total += sum((y[b, t, i] - x[b, t, i]) ** 2 for i in range(12)) / 12
         count += 1
-  loss, grad = jax.value_and_grad(masked_mse)(np.float32(y), np.float32(x), masked)
+  loss, grad = jax.jit(jax.value_and_grad(masked_mse))(np.float32(y), np.float32(x), masked)
   np.testing.assert_allclose(loss, total / count, rtol=1e-6)
   np.testing.assert_allclose(grad, 2 * (y - x) * masked[..., None] / 12 / count, rtol=1e-5, atol=1e-7)
-  assert masked_mse(np.float32(y), np.float32(x), masked & False) == 0
+  assert jax.jit(masked_mse)(np.float32(y), np.float32(x), masked & False) == 0
 
 
 def test_l1_is_the_mean_over_removed_pixels():
   y, x, masked = example()
   total = sum(np.abs(y[b, t] - x[b, t]).sum() for b, t in zip(*np.nonzero(masked), strict=True))
-  np.testing.assert_allclose(masked_l1(np.float32(y), np.float32(x), masked), total / (3 * 4 + 1e-5) / 3, rtol=1e-6)
-  assert masked_l1(np.float32(y), np.float32(x), masked & False) == 0
+  loss = jax.jit(masked_l1)
+  np.testing.assert_allclose(loss(np.float32(y), np.float32(x), masked), total / (3 * 4 + 1e-5) / 3, rtol=1e-6)
+  assert loss(np.float32(y), np.float32(x), masked & False) == 0
 
 
 def test_normalize_patches():
   _, x, _ = example()
-  normed, mean, std = normalize_patches(np.float32(x))
+  normed, mean, std = jax.jit(normalize_patches)(np.float32(x))
   np.testing.assert_allclose(mean[..., 0], x.mean(-1), atol=1e-6)
   np.testing.assert_allclose(std[..., 0], np.sqrt(((x - x.mean(-1, keepdims=True)) ** 2).sum(-1) / 11 + 1e-6), rtol=1e-6)
   np.testing.assert_allclose(normed * std + mean, x, atol=1e-5)
-  flat, _, std = normalize_patches(np.ones((1, 1, 12), np.float32))  # one colour: no division by 0
+  flat, _, std = jax.jit(normalize_patches)(np.ones((1, 1, 12), np.float32))  # one colour: no division by 0
   assert np.all(flat == 0) and np.allclose(std, 1e-3)

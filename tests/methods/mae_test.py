@@ -62,7 +62,7 @@ class TestBlocks(ShortBattery):
 
 class TestGrid(ShortBattery):
   def make(self):
-    encoder = tiny.vit(patch=4, class_token=False, pool='mean', scan=True)
+    encoder = tiny.vit(patch=4, class_token=False, pool='mean')
     return tiny_mae(masking='grid', encoder=encoder, decoder=Decoder(width=8, depth=1, heads=2, patch=4, class_token=False))
 
 
