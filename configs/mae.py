@@ -59,7 +59,7 @@ def tiny_imagenet_cpu(config):
   """
   config.data.train, config.data.test = 'parquet:/data/tiny_imagenet_50/train-*', 'parquet:/data/tiny_imagenet_50/validation-*'
   config.data.image_size = 64
-  config.batch_size, config.num_epochs = 128, 40.0
+  config.batch_size, config.num_epochs = 128, 20.0
   config.method = spec(
     MAE,
     encoder=encoder(width=128, depth=4, heads=4, patch=8),
