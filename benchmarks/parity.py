@@ -6,6 +6,7 @@ as the largest difference over the largest value; of images, the largest differe
 same figures.
 """
 
+import os
 import pathlib
 import re
 import sys
@@ -16,15 +17,18 @@ import numpy as np
 
 from sslax.losses.contrastive import info_nce_queue, nt_xent, supcon
 from sslax.losses.distillation import dino, update_center
+from sslax.losses.image_text import clip, siglip
 from sslax.losses.redundancy import barlow_twins, vicreg
 from sslax.losses.similarity import byol, negative_cosine
-from sslax.models import import_torch, net
+from sslax.losses.spread import koleo
+from sslax.models import import_torch, net, two_towers
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
 from sslax.ops import geometry, photometric
 from sslax.ops.sinkhorn import sinkhorn
 
 TESTS = pathlib.Path(__file__).resolve().parents[1] / 'tests'
+DATA = pathlib.Path(os.environ.get('SSLAX_TEST_DATA', TESTS.parents[1] / 'shared' / 'data'))  # where CLIP's vocabulary is
 sys.path.insert(0, str(TESTS))
 OPS = {
   'brightness': photometric.brightness,
@@ -73,6 +77,9 @@ LOSSES = {  # reference: (the loss of its arrays, the names of those that have a
     lambda r: lambda s: dino(s, r['teacher'], r['center_before'], r['student_temp'], r['teacher_temp']),
     ('student',),
   ),
+  'koleo': (lambda r: koleo, ('x',)),
+  'clip': (lambda r: clip, ('image', 'text', 'scale')),
+  'siglip': (lambda r: siglip, ('image', 'text', 'scale', 'bias')),
 }
 
 
@@ -92,6 +99,53 @@ def losses():
   yield 'loss_dino: center', relative(center, reference['center_after'])
   reference = golden('sinkhorn_eps0.05_iter3')
   yield 'sinkhorn_eps0.05_iter3: codes', relative(sinkhorn(reference['scores']), reference['codes'])
+
+
+def masked():
+  from methods.mae_test import golden_mae
+  from models.import_torch_test import mae_state, sincos_table
+
+  from sslax.ops.masks import from_noise
+
+  reference, method = golden('model_mae_hf'), golden_mae()
+  x = reference['image'].transpose(0, 2, 3, 1)
+  params = import_torch.mae_transformers(
+    mae_state(reference), jax.eval_shape(lambda key: method.init(key, x[:, None])[0], jax.random.key(0))
+  )
+  removed = from_noise(reference['noise'], method.keep(16))
+  prediction = jax.jit(lambda p, x: method.predict(p, x, removed, train=False))(params, x)
+  yield 'model_mae_hf: loss', relative(method.compare(prediction, x, removed.masked)[0], reference['loss'])
+  yield 'model_mae_hf: prediction', relative(prediction, reference['prediction'])
+  yield 'model_mae_hf: mask', relative(np.float32(removed.masked), reference['mask'])
+  yield 'model_mae_hf: ids_restore', relative(removed.restore, reference['ids_restore'])
+  for name, width in (('encoder', 48), ('decoder', 32)):
+    yield f'model_mae_hf: {name}_position', relative(sincos_table(width), reference[f'{name}_position'])
+
+
+def image_text():
+  from data.text_test import golden_texts
+  from models.import_clip_test import shapes_of, tiny, transformers_state
+
+  from sslax.data import text
+
+  reference, method = golden('model_clip_hf'), tiny()
+  params, stats = import_torch.clip_transformers(transformers_state(), *shapes_of(method))
+  image, ids = reference['image'].transpose(0, 2, 3, 1), np.int32(reference['ids'])
+  out = jax.jit(lambda p, s: two_towers.features(method.towers, p, s, image, ids))(params, stats)
+  scale = jnp.exp(params['logit_scale'])
+  yield 'model_clip_hf: image_embed', relative(out['embedding'], reference['image_embed'])
+  yield 'model_clip_hf: text_embed', relative(out['text_embedding'], reference['text_embed'])
+  yield (
+    'model_clip_hf: logits_per_image',
+    relative(scale * out['embedding'] @ out['text_embedding'].T, reference['logits_per_image']),
+  )
+  yield 'model_clip_hf: loss', relative(clip(out['embedding'], out['text_embedding'], scale), reference['loss'])
+  vocab = DATA / 'clip' / 'bpe_simple_vocab_16e6.txt.gz'
+  tokenize = text.make('bpe', 77, str(vocab) if vocab.exists() else '')
+  strings = {'clip_tokens': lambda r: map(str, r['texts']), 'clip_tokens_random': golden_texts}
+  for name, texts in strings.items():
+    ours = np.stack([tokenize(string) for string in texts(golden(name))])
+    yield f'{name}: ids of {len(ours)} texts', relative(ours, golden(name)['ids'])
 
 
 def models():
@@ -114,6 +168,6 @@ def models():
 
 if __name__ == '__main__':
   print('| reference | largest deviation |\n|---|---|')
-  for part in (image_ops, losses, models):
+  for part in (image_ops, losses, models, masked, image_text):
     for name, deviation in part():
       print(f'| {name} | {deviation:.1e} |', flush=True)
