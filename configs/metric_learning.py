@@ -19,7 +19,7 @@ def digits(config):
 
   Status: not yet measured.
   """
-  protocols.digits(config)
+  protocols.digits(config, learning_rate=4e-3)
   config.method = spec(
     MetricLearning,
     encoder=protocols.digits_encoder(),
@@ -33,12 +33,13 @@ def digits(config):
 def digits_margin(config):
   """Handwritten digits on two CPU cores, minutes.
 
-  python -m sslax.train --config=configs/{name}.py:digits_margin --workdir=runs/{name}_digits
+  python -m sslax.train --config=configs/metric_learning.py:digits_margin --workdir=runs/margin_digits
 
   Status: not yet measured.
   """
   digits(config)
   config.method.objective, config.method.margin = 'margin', 1.0
+  config.optim.learning_rate = 1.5e-3
 
 
 def cifar10_cpu(config):
@@ -63,7 +64,7 @@ def cifar10_cpu(config):
 def cifar10_cpu_margin(config):
   """A small ResNet on CIFAR-10 in minutes on two CPU cores.
 
-  python -m sslax.train --config=configs/{name}.py:cifar10_cpu_margin --workdir=runs/{name}_cpu \\
+  python -m sslax.train --config=configs/metric_learning.py:cifar10_cpu_margin --workdir=runs/metric_learning_cpu \\
       --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
 
   Status: not yet measured.

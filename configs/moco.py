@@ -20,7 +20,7 @@ def digits(config):
 
   Status: not yet measured.
   """
-  protocols.digits(config)
+  protocols.digits(config, learning_rate=4e-3)
   config.method = spec(
     MoCo,
     encoder=protocols.digits_encoder(norm_groups=8),

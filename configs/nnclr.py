@@ -23,7 +23,7 @@ def digits(config):
 
   Status: not yet measured.
   """
-  protocols.digits(config)
+  protocols.digits(config, learning_rate=4e-3)
   config.method = spec(
     NNCLR,
     encoder=protocols.digits_encoder(),
