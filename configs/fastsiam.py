@@ -16,7 +16,7 @@ def digits(config):
 
   Status: not yet measured.
   """
-  protocols.digits(config)
+  protocols.digits(config, learning_rate=5e-3)
   config.method = spec(
     FastSiam,
     encoder=protocols.digits_encoder(),
