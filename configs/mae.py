@@ -92,7 +92,7 @@ def cifar10_solo(config):
 
 
 def imagenet(config):
-  """ViT-B/16, 800 epochs: fine-tuned 83.3 (1,600 epochs: 83.6), linear probe 67.8 (1,600).
+  """ViT-B/16, 800 epochs; after 1,600 epochs the official code gives 83.6 fine-tuned and 67.8 by a linear probe.
 
   python -m sslax.train --config=configs/mae.py:imagenet --workdir=runs/mae_imagenet
 
