@@ -21,7 +21,11 @@ SCAN = dict(scan=True, dtype='bfloat16')  # one compiled block for all layers; s
 
 
 def encoder(**changes):
-  """Fixed positions and Xavier uniform weights, as in the official code."""
+  """Fixed positions and Xavier uniform weights, as in the official code.
+
+  pool changes what probes see, not the training. The official linear probe takes the class token, its fine-tuning the mean of the
+  patch tokens; after minutes of training the class token still says little (tiny_imagenet_cpu, step 1,000: kNN 0.078 against 0.202).
+  """
   return spec(ViT, positions='sincos_mae', weight_init='mae', **changes)
 
 
@@ -40,7 +44,7 @@ def digits(config):
   protocols.digits(config, epochs=300.0)
   config.method = spec(
     MAE,
-    encoder=encoder(width=64, depth=4, heads=4, patch=2),
+    encoder=encoder(width=64, depth=4, heads=4, patch=2, pool='mean'),
     decoder=spec(Decoder, width=32, depth=2, heads=4, patch=2),
     augment=protocols.digits_views(**PLAIN),
     microbatches=config.get_ref('microbatches'),
@@ -62,7 +66,7 @@ def tiny_imagenet_cpu(config):
   config.batch_size, config.num_epochs = 128, 20.0
   config.method = spec(
     MAE,
-    encoder=encoder(width=128, depth=4, heads=4, patch=8),
+    encoder=encoder(width=128, depth=4, heads=4, patch=8, pool='mean'),
     decoder=spec(Decoder, width=64, depth=2, heads=4, patch=8),
     augment=spec(RandomViews, **PLAIN, size=64, area=(0.2, 1.0), interpolation='bilinear', **protocols.IMAGENET),
     microbatches=config.get_ref('microbatches'),
