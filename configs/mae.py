@@ -24,7 +24,8 @@ def encoder(**changes):
   """Fixed positions and Xavier uniform weights, as in the official code.
 
   pool changes what probes see, not the training. The official linear probe takes the class token, its fine-tuning the mean of the
-  patch tokens; after minutes of training the class token still says little (tiny_imagenet_cpu, step 1,000: kNN 0.078 against 0.202).
+  patch tokens; after minutes of training the class token still says little (tiny_imagenet_cpu, step
+  1,000: kNN 0.078 against 0.202).
   """
   return spec(ViT, positions='sincos_mae', weight_init='mae', **changes)
 
