@@ -1,8 +1,8 @@
 """Captions from the source to the batch: each container, the draw, what cannot be used, what is refused before a run starts."""
 
+import dataclasses
 import io
 import json
-import multiprocessing
 import pickle
 import sys
 import tarfile
@@ -22,6 +22,7 @@ from sslax.errors import UserError
 from sslax.method import Crop, Method
 from sslax.run import config as configs
 from sslax.run import loop
+from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
 BYTES = text.ByteTokenizer(12)
@@ -43,7 +44,7 @@ class Toy:
 
   def __getitem__(self, i):
     self.reads.append(i)
-    image = b'junk' if i in self.junk else np.full((4, 5, 3), i, np.uint8)
+    image = b'junk' if i in self.junk else np.random.default_rng(i).integers(0, 256, (4, 5, 3), np.uint8)
     if i in self.blank:
       return {'image': image, 'text': BLANK[self.blank.index(i) % len(BLANK)]}
     return {'image': image, 'text': [f'{name} {i}' for name in CAPTIONS[: 1 + i % 3]]}
@@ -90,33 +91,35 @@ def test_captions_belong_to_their_images(how):
 def test_the_draw_is_a_function_of_seed_and_row(how):
   source = Toy(30, blank=[4, 5], junk=[9])
   whole = take(source, 6, **how)  # 2.4 epochs
-  for count in (2, 4):
-    parts = [take(source, 6, process_index=p, process_count=count, **how) for p in range(count)]
-    same(whole, [{key: np.concatenate([part[s][key] for part in parts]) for key in whole[0]} for s in range(6)])
+  parts = [take(source, 6, process_index=p, process_count=3, **how) for p in range(3)]
+  same(whole, [{key: np.concatenate([part[s][key] for part in parts]) for key in whole[0]} for s in range(6)])
   same(whole[3:], take(source, 3, start_step=3, **how))
   same(whole, take(source, 6, **how | {'threads': 4, 'prefetch': 5}))
   other = take(source, 6, **how | {'seed': 4})
   assert any(words(a) != words(b) for a, b in zip(whole, other, strict=True))
 
 
-def test_cache_and_workers_change_nothing():
+def test_the_cache_changes_nothing():
   source = Toy(30, blank=[4])
-  whole = take(source, 6, **PLAIN)
-  same(whole, take(source, 6, cache=True))
-  same(whole, take(source, 6, cache=True, workers=1))
-  assert not multiprocessing.active_children() or all(p.join(5) is None for p in multiprocessing.active_children())
+  same(take(source, 6, **PLAIN), take(source, 6, cache=True))
+
+
+@pytest.mark.slow  # a worker imports this file and with it jax
+def test_workers_change_nothing():
+  source = Toy(30, blank=[4])
+  same(take(source, 6, **PLAIN), take(source, 6, cache=True, workers=1))
 
 
 @HOW
 def test_every_caption_is_drawn_over_the_epochs(how):
   source = Toy(12)
   drawn = [{} for _ in range(12)]
-  for batch in take(source, 100, **how):
+  for batch in take(source, 40, **how):
     for i, caption in zip(batch['index'], words(batch), strict=True):
       drawn[i][caption.split()[0]] = drawn[i].get(caption.split()[0], 0) + 1
   for i, counts in enumerate(drawn):
     n = 1 + i % 3
-    assert set(counts) == set(CAPTIONS[:n]) and min(counts.values()) > 0.6 * 100 / n
+    assert set(counts) == set(CAPTIONS[:n]) and min(counts.values()) >= 0.4 * 40 / n
   if how.get('cache'):
     assert len(source.reads) <= 2 * 12  # the captions are kept as the images are
 
@@ -319,18 +322,18 @@ def test_real_captions(real_data):
 # ------------------------------------------------------------------------------------------------------------------- the loop
 
 
+@dataclasses.dataclass(frozen=True)
 class Tower:
-  def __init__(self, vocab_size):
-    self.vocab_size = vocab_size
+  vocab_size: int
 
 
+@dataclasses.dataclass(frozen=True)
 class Reader(Method):
   """Wants captions and does nothing with them."""
 
   uses_text: ClassVar[bool] = True
 
-  def __init__(self, vocab_size: int = 259):
-    self.text = Tower(vocab_size)
+  text: Tower
 
   def init(self, rng, views):
     assert views['text'].dtype == np.int32
@@ -347,7 +350,7 @@ def reader_config(**changes):
   config = configs.base_config()
   config.batch_size, config.num_steps, config.data.image_size = 8, 4, 8
   config.data.train, config.data.text, config.data.text_length = 'digits:captions@train', 'bytes', 20
-  config.method, config.optim = spec(Reader), spec('sslax.run.optim.Optimizer')
+  config.method, config.optim = spec(Reader, text=spec(Tower, vocab_size=259)), spec(Optimizer, name='sgd', warmup='0 steps')
   config.update_from_flattened_dict(changes)
   return config
 
@@ -375,7 +378,7 @@ def test_the_loop_delivers_what_the_config_asks_for():
     ({'data.text_length': 2}, 'config.data.text_length=2 must be at least 3'),
     ({'data.vocab': 'x.txt'}, 'read by config.data.text=bpe only'),
     ({'data.text': 'bpe', 'data.vocab': '/nowhere/x'}, 'config.data.vocab=./nowhere/x'),
-    ({'method.vocab_size': 258}, 'vocab_size=258 is too small for the 259 tokens'),
+    ({'method.text.vocab_size': 258}, 'vocab_size=258 is too small for the 259 tokens'),
   ],
 )
 def test_mistakes_are_told_before_anything_expensive(changes, words_of_error):

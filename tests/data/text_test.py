@@ -320,6 +320,7 @@ def test_usable():
 def test_whatever_is_usable_can_be_tokenised(items):
   tokenize = text.ByteTokenizer(16)
   for caption in text.usable(items):
-    assert caption.encode() and len(caption) <= text.MAX_CHARS and caption.strip('\0\ufeff ')
+    assert caption.encode() and len(caption) <= text.MAX_CHARS
+    assert any(c != '\ufffd' and unicodedata.category(c) not in ('Cc', 'Cf', 'Zs', 'Zl', 'Zp') for c in caption)
     ids = tokenize(caption)
     assert ids.shape == (16,) and 2 <= ids.argmax() < 16 and ids[ids.argmax()] == 258
