@@ -13,7 +13,20 @@ from sslax.models.resnet import ResNet
 from sslax.run.config import unknown_preset
 from sslax.spec import spec
 
-METHODS = ('simclr', 'moco', 'moco_v3', 'byol', 'simsiam', 'fastsiam', 'nnclr', 'barlow_twins', 'vicreg', 'swav', 'dino', 'supcon')
+METHODS = (
+  'simclr',
+  'moco',
+  'moco_v3',
+  'byol',
+  'simsiam',
+  'fastsiam',
+  'nnclr',
+  'barlow_twins',
+  'vicreg',
+  'swav',
+  'dino',
+  'supcon',
+)
 
 
 def every_method(preset):

@@ -556,10 +556,18 @@ class Evaluation:
     with self._batches(source) as batches:
       image = next(batches)['image'][:rows]
     where = (state.params, state.memory, {'image': image})
-    columns = jax.jit(method.pictures)(*where, jax.random.key(0))
+    names = []
+
+    @jax.jit
+    def predictions(params, memory, batch, rng):
+      columns = method.pictures(params, memory, batch, rng)
+      names[:] = columns  # jit would give them back in the order of the alphabet
+      return list(columns.values())
+
+    columns = [np.asarray(column) for column in predictions(*where, jax.random.key(0))]
     if columns:
-      cells = [[pictures.rgb(column[i]) for column in map(np.asarray, columns.values())] for i in range(len(image))]
-      add('What the method predicts', pictures.png(pictures.sheet(cells, column_labels=list(columns))), 'png',
+      cells = [[pictures.rgb(column[i]) for column in columns] for i in range(len(image))]
+      add('What the method predicts', pictures.png(pictures.sheet(cells, column_labels=names)), 'png',
           'Test images; the mask is drawn anew.', 'sheet of predictions')  # fmt: skip
     maps = attention.attention_maps(method, *where[:2], image)
     if maps is not None:

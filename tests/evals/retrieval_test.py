@@ -66,8 +66,8 @@ def test_chance():
 def test_what_is_refused():
   image, text, owner = pairs()
   for arguments, word in (
-    ((image, text, owner + 1), 'labels run from'),
-    ((image, text[:, :5], owner), '6 dimensions and texts 5'),
+    ((image, text, owner + len(image)), 'labels run from'),
+    ((image, text[:, :3], owner), '4 dimensions and texts 3'),
     ((image, text, owner[:3]), 'one integer for each'),
     ((image, text, owner, (0, 1)), 'numbers from 1 on'),
     ((image * np.nan, text, owner), 'NaN or Inf'),

@@ -387,6 +387,7 @@ def test_layer_decay_needs_blocks_and_lars_needs_them_apart():
   for name in ('lars', 'larc'):
     with pytest.raises(UserError, match=f'name={name} .* without scan'):
       Optimizer(name, warmup='0').build(**RUN, params_shape=vit_shapes(scan=True))
+    Optimizer(name, warmup='0', freeze='^encoder/').build(**RUN, params_shape=vit_shapes(scan=True))  # nothing to scale there
 
 
 @pytest.mark.parametrize(
