@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/env.sh"
 cd -- "$SSLAX_ROOT"
 if [ $# -eq 0 ]; then
-  set -- -m 'not slow' -n 2 --dist loadscope --no-loadscope-reorder
+  set -- -m 'not slow' -n 3 --dist loadscope --no-loadscope-reorder
 fi
 printf 'tests: pytest %s\n' "$*"
 exec "$PY" -m pytest "$@"

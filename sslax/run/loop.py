@@ -127,11 +127,11 @@ def _check_vocabulary(method: Method, tokenize) -> None:
 def _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, batch, images) -> Run:
   method = timed(method, steps_per_epoch=steps_per_epoch, batch_size=config.batch_size, total_steps=total)
 
-  def params_of(batch):
-    return method.init(jax.random.key(0), method.views(jax.random.key(0), batch))[0]
+  def start(batch):
+    return method.init(jax.random.key(0), method.views(jax.random.key(0), batch))
 
   try:
-    params = jax.eval_shape(params_of, batch)
+    params, memory = jax.eval_shape(start, batch)
   except (ValueError, TypeError) as error:
     if 'SSLAX_TRACEBACK' in os.environ:
       raise
@@ -141,7 +141,9 @@ def _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, bat
   tx, learning_rate = optimizer.build(
     batch_size=config.batch_size, total_steps=total, steps_per_epoch=steps_per_epoch, params_shape=params
   )
-  abstract = jax.eval_shape(lambda b: init_state(method, tx, config.seed, b), batch)
+  # What init_state makes, without tracing the networks again.
+  step = jax.ShapeDtypeStruct((), np.int32)
+  abstract = TrainState(step, params, memory, jax.eval_shape(tx.init, params))
   abstract = sharding.with_sharding(abstract, sharding.state_sharding(mesh, abstract))
   return Run(config, method, tx, learning_rate, source, mesh, total, steps_per_epoch, abstract, batch, images)
 

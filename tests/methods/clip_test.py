@@ -94,6 +94,7 @@ class TestCLIPResNet(Captioned, ShortBattery):
     return tiny_clip(encoder=resnet, head=Identity(), text=text(causal=False, pool='mean', scan=True))
 
 
+@pytest.mark.slow
 class TestLiT(Captioned, ShortBattery):
   """The image tower has running statistics, which must stay, too."""
 

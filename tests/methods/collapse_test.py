@@ -30,9 +30,13 @@ def warnings_of(method, learning_rate, steps=100):
   tx = optax.adamw(learning_rate)
   trainer.init = jax.jit(functools.partial(init_state, method, tx, SEED), out_shardings=trainer.whole)
   trainer.step = jit_step(method, tx, SEED, trainer.whole, trainer.rows)
-  health = Health()
-  for step, metrics in enumerate(trainer.run(steps)[1], 1):
-    health.update(step, metrics)
+  health, state = Health(), None
+  for first in range(0, steps, 10):
+    state, history = trainer.run(10, state)
+    for step, metrics in enumerate(history, first + 1):
+      health.update(step, metrics)
+    if health.warnings:
+      break
   return {warning['name']: warning['step'] for warning in health.warnings}
 
 

@@ -55,11 +55,13 @@ class TestMAE(Battery):
     np.testing.assert_allclose(out['prediction'][0, :4, :4], first, atol=1e-5)
 
 
+@pytest.mark.slow
 class TestBlocks(ShortBattery):
   def make(self):
     return tiny_mae(masking='block', mask_ratio=0.5, norm_pix=False)
 
 
+@pytest.mark.slow
 class TestGrid(ShortBattery):
   def make(self):
     encoder = tiny.vit(patch=4, class_token=False, pool='mean')
