@@ -21,7 +21,8 @@ def digits(config):
 
   python -m sslax.train --config=configs/barlow_twins.py:digits --workdir=runs/barlow_twins_digits
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
+  0.881 (raw pixels 0.845, random encoder 0.389).
   """
   protocols.digits(config)
   config.method = spec(

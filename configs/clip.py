@@ -40,7 +40,8 @@ def digits(config):
 
   A batch of 128 holds each digit a dozen times, so most of what a caption is told from describes another image as well: the loss
   cannot come near 0.
-  Status: not yet measured.
+  Status: measured on 2026-11-22, one seed: zero-shot 0.962 (--probes=zeroshot --templates=digits; chance 0.100, random towers
+  0.102), kNN 0.974.
   """
   protocols.digits(config, epochs=60.0)
   config.data.train, config.data.test = 'digits:captions@train', 'digits:captions@test'
@@ -63,7 +64,9 @@ def fashion_cpu(config):
       --config.data.train='tar:/data/fashion_captions/train-{00000..00001}.tar?label=label' \\
       --config.data.test='tar:/data/fashion_captions/test-00000.tar?label=label'
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22, one seed, on the 1,594 test photos: zero-shot over 40 types 0.242, among five 0.512
+  (--probes=zeroshot --templates=fashion; chance 0.025); image R@10 0.499, text R@10 0.479 (chance 0.006); linear 0.725 (raw pixels 0.697, random
+  encoder 0.379).
   """
   config.data.train, config.data.test = 'tar:/data/fashion_captions/train-*.tar', 'tar:/data/fashion_captions/test-*.tar'
   config.data.image_size, config.data.text, config.data.text_length = 64, 'bytes', 56

@@ -17,7 +17,8 @@ def digits(config):
 
   python -m sslax.train --config=configs/metric_learning.py:digits --workdir=runs/metric_learning_digits
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
+  0.891 (raw pixels 0.845, random encoder 0.389).
   """
   protocols.digits(config, learning_rate=4e-3)
   config.method = spec(
@@ -35,7 +36,8 @@ def digits_margin(config):
 
   python -m sslax.train --config=configs/metric_learning.py:digits_margin --workdir=runs/margin_digits
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
+  0.846 (raw pixels 0.845, random encoder 0.389).
   """
   digits(config)
   config.method.objective, config.method.margin = 'margin', 1.0

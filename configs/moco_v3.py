@@ -23,7 +23,8 @@ def digits(config):
 
   python -m sslax.train --config=configs/moco_v3.py:digits --workdir=runs/moco_v3_digits
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
+  0.897 (raw pixels 0.845, random encoder 0.389).
   """
   protocols.digits(config, learning_rate=3e-3)
   config.method = spec(

@@ -21,7 +21,8 @@ def digits(config):
 
   python -m sslax.train --config=configs/nnclr.py:digits --workdir=runs/nnclr_digits
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
+  0.909 (raw pixels 0.845, random encoder 0.389).
   """
   protocols.digits(config, learning_rate=4e-3)
   config.method = spec(

@@ -17,7 +17,8 @@ def digits(config):
 
   python -m sslax.train --config=configs/supcon.py:digits --workdir=runs/supcon_digits
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
+  0.946 (raw pixels 0.845, random encoder 0.389); it learns from the labels.
   """
   protocols.digits(config)
   config.method = spec(

@@ -19,7 +19,8 @@ def digits(config):
 
   python -m sslax.train --config=configs/swav.py:digits --workdir=runs/swav_digits
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
+  0.829 (raw pixels 0.845, random encoder 0.389).
   """
   protocols.digits(config)
   config.method = spec(

@@ -21,7 +21,8 @@ def digits(config):
 
   python -m sslax.train --config=configs/vicreg.py:digits --workdir=runs/vicreg_digits
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
+  0.903 (raw pixels 0.845, random encoder 0.389).
   """
   protocols.digits(config)
   config.method = spec(
