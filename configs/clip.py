@@ -65,8 +65,8 @@ def fashion_cpu(config):
       --config.data.test='tar:/data/fashion_captions/test-00000.tar?label=label'
 
   Status: measured on 2026-11-22, one seed, on the 1,594 test photos: zero-shot over 40 types 0.242, among five 0.512
-  (--probes=zeroshot --templates=fashion; chance 0.025); image R@10 0.499, text R@10 0.479 (chance 0.006); linear 0.725 (raw pixels 0.697, random
-  encoder 0.379).
+  (--probes=zeroshot --templates=fashion; chance 0.025); image R@10 0.499, text R@10 0.479 (chance 0.006); linear 0.725 (raw
+  pixels 0.697, random encoder 0.379).
   """
   config.data.train, config.data.test = 'tar:/data/fashion_captions/train-*.tar', 'tar:/data/fashion_captions/test-*.tar'
   config.data.image_size, config.data.text, config.data.text_length = 64, 'bytes', 56
