@@ -41,7 +41,7 @@ def digits(config):
   python -m sslax.compare --config=configs/compare.py:digits --workdir=runs/compare_digits
 
   With all labels given, raw pixels are hard to beat on digits: the column to read is that of 5 labels a class.
-  Status: measured on 2026-11-22 with --config.probes='("fewshot",)', in two parts: see benchmarks/RESULTS.md. One to four minutes a
+  Status: measured on 2026-11-22 with --config.probes='("fewshot",)', in two parts: benchmarks/RESULTS.md. One to four minutes a
   method on shared cores.
   """
   config.methods = every_method('digits')
