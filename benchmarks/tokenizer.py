@@ -3,8 +3,8 @@
     python -m benchmarks.tokenizer --data='tar:/data/fashion_captions/train-*.tar' \\
       --vocab=/data/clip/bpe_simple_vocab_16e6.txt.gz --open_clip_python=/envs/open_clip/bin/python
 
-The first 2,000 captions of a source, per second of CPU time, a process for each tokenizer at a time. `first` is the first pass of a
-fresh tokenizer, `again` the best of five further passes (epochs). Prints a table and whether all ids are equal.
+The first 2,000 captions of a source, per second of CPU time, a process for each tokenizer at a time. `first` is the first pass
+of a fresh tokenizer, `again` the best of five further passes (epochs). Prints a table and whether all ids are equal.
 """
 
 import json
