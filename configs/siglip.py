@@ -60,8 +60,8 @@ def fashion_cpu(config):
       --config.data.train='tar:/data/fashion_captions/train-{00000..00001}.tar?label=label' \\
       --config.data.test='tar:/data/fashion_captions/test-00000.tar?label=label'
 
-  Status: measured on 2026-11-22 with --config.num_epochs=12, one seed, on the 1,594 test photos: zero-shot over 40 types 0.144, among
-  five 0.492 (chance 0.025, 0.125); image R@10 0.109, text R@10 0.110 (chance 0.006); the loss was still falling.
+  Status: measured on 2026-11-22 with --config.num_epochs=12, one seed, on the 1,594 test photos: zero-shot over 40 types 0.144,
+  among five 0.492 (chance 0.025, 0.125); image R@10 0.109, text R@10 0.110 (chance 0.006); the loss was still falling.
   """
   config.data.train, config.data.test = 'tar:/data/fashion_captions/train-*.tar', 'tar:/data/fashion_captions/test-*.tar'
   config.data.image_size, config.data.text, config.data.text_length = 64, 'bytes', 56
