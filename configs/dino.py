@@ -39,8 +39,8 @@ def digits(config):
 
   python -m sslax.train --config=configs/dino.py:digits --workdir=runs/dino_digits
 
-  Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
-  0.790 (raw pixels 0.845, random encoder 0.389).
+  Status: measured on 2026-11-22, one seed, 3.5 minutes: nearest centroid with 5 labels a class 0.932 +- 0.012 (raw pixels 0.845,
+  random encoder 0.389); with 60 epochs 0.790.
   """
   protocols.digits(config, learning_rate=5e-3)
   config.method = spec(

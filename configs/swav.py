@@ -19,8 +19,8 @@ def digits(config):
 
   python -m sslax.train --config=configs/swav.py:digits --workdir=runs/swav_digits
 
-  Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
-  0.829 (raw pixels 0.845, random encoder 0.389).
+  Status: measured on 2026-11-22, one seed, 3.5 minutes: nearest centroid with 5 labels a class 0.907 +- 0.018 (raw pixels 0.845,
+  random encoder 0.389); with 60 epochs 0.829.
   """
   protocols.digits(config)
   config.method = spec(
