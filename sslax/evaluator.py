@@ -32,7 +32,7 @@ from sslax.evals import (
   report,
   retrieval,
   zeroshot,
-)  # fmt: skip
+)
 from sslax.evals.features import cached, checked, extract
 from sslax.ops.views import RandomViews
 from sslax.run import config as configs
@@ -290,6 +290,8 @@ class Evaluation:
 
   def _check_own(self) -> None:
     """Raises UserError where the method or the data cannot answer one of the probes in OWN."""
+    if not set(OWN) & set(self.probes):
+      return
     run, sources = self._prepare()
     side, state, test = self.config.data.image_size, run.abstract_state, sources['test']
     batch = {'image': jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)}
@@ -355,7 +357,7 @@ class Evaluation:
     return jax.jit(lambda ids: method.features(state.params, state.memory, {'text': ids})['text_embedding'])
 
   def _class_names(self) -> tuple[str, ...]:
-    test, path = self._prepare()[1]['test'], self.config.eval.get('class_names', '')
+    test, path = self._prepare()[1]['test'], self.config.eval.class_names
     if path:
       return prompts.class_names(path, test.num_classes)
     if not test.classes:
@@ -363,7 +365,7 @@ class Evaluation:
     return test.classes
 
   def _templates(self) -> tuple[str, ...]:
-    name = self.config.eval.get('templates', 'photo')
+    name = self.config.eval.templates
     if name not in prompts.TEMPLATES:
       raise UserError(f'--templates={name}: no such templates.{suggest(name, prompts.TEMPLATES)}')
     return prompts.TEMPLATES[name]

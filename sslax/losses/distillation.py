@@ -128,27 +128,6 @@ def update_patch_center(center: jax.Array, teacher: jax.Array, masked: jax.Array
   return jnp.where(count > 0, moved, center.astype(jnp.float32)).astype(center.dtype)
 
 
-def sinkhorn_masked(scores: jax.Array, masked: jax.Array, epsilon: float | jax.Array, iterations: int = 3) -> jax.Array:
-  """`sslax.ops.sinkhorn.sinkhorn` over the masked patches of all crops together (DINOv2, loss/ibot_patch_loss.py).
-
-  Args:
-    scores: [N, T, K] logits.
-    masked: [N, T] bool, 1 = takes part; other rows come out as something that sums to 1 and means nothing.
-    epsilon: the temperature.
-    iterations: pairs of normalisations.
-
-  Returns:
-    [N, T, K] float32, rows sum to 1.
-  """
-  chex.assert_rank([scores, masked], [3, 2])
-  log_q = scores.astype(jnp.float32) / epsilon
-  for _ in range(iterations):
-    # -1e30 and not -inf: where nothing is masked a sum over nothing stays finite.
-    columns = jax.nn.logsumexp(jnp.where(masked[..., None], log_q, -1e30), axis=(0, 1), keepdims=True)
-    log_q = jax.nn.log_softmax(log_q - columns, axis=2)
-  return jnp.exp(log_q)
-
-
 def predict_features(prediction: jax.Array, target: jax.Array, valid: jax.Array, kind: str = 'smooth_l1') -> jax.Array:
   """Distance of predicted and target features, mean over channels and over the patches that count.
 

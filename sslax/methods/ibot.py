@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sslax.errors import UserError
-from sslax.losses.distillation import cross_view, masked_patches, sinkhorn_masked, update_center, update_patch_center
+from sslax.losses.distillation import cross_view, masked_patches, update_center, update_patch_center
 from sslax.losses.spread import assignment_information, koleo
 from sslax.method import Method, Output
 from sslax.models import branch, net
@@ -154,7 +154,8 @@ class IBOT(Method):
     temperature, patch_temperature = at(self.teacher_temperature, step), at(self.patch_temperature, step)
     if self.targets == 'sinkhorn':
       target = sinkhorn(teacher.reshape(G * B, -1), temperature).reshape(teacher.shape)
-      target_patch = sinkhorn_masked(teacher_patch, valid, patch_temperature)
+      rows = teacher_patch.reshape(-1, teacher_patch.shape[-1])
+      target_patch = sinkhorn(rows, patch_temperature, valid=valid.reshape(-1)).reshape(teacher_patch.shape)
     else:
       target = jax.nn.softmax((teacher - memory['center'][None, None]) / temperature)
       target_patch = jax.nn.softmax((teacher_patch - memory['patch_center'][None, None]) / patch_temperature)

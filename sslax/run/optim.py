@@ -147,9 +147,8 @@ class Optimizer:
     clip_each = _clip_each(self.clip_each) if self.clip_each else optax.identity()
     add_decay, descend = _add_decay(decay, decay_factor), _descend(rates)
     momentum = optax.trace(self.momentum, self.nesterov) if self.momentum else optax.identity()
-    if self.name in ('lars', 'larc') and any(
-      SCANNED.search(path) for path in tree.paths(rate_factor)
-    ):  # frozen ones are not there
+    scanned = any(SCANNED.search(path) for path in tree.paths(rate_factor))  # frozen parameters are not in there
+    if self.name in ('lars', 'larc') and scanned:
       raise UserError(
         f'{where}.name={self.name} needs a norm for each layer, and scanned blocks are one array: build the encoder without scan'
       )

@@ -9,7 +9,6 @@ from losses import corners
 from sslax.errors import UserError
 from sslax.losses import distillation
 from sslax.losses.distillation import cross_view
-from sslax.ops.sinkhorn import sinkhorn
 
 dino, distill, update_center = jax.jit(distillation.dino), jax.jit(distillation.distill), jax.jit(distillation.update_center)
 
@@ -158,13 +157,6 @@ def test_patch_centre_is_of_masked_patches_and_stands_where_there_are_none():
   update = jax.jit(distillation.update_patch_center)
   np.testing.assert_allclose(update(center, teacher, masked, 0.9), 0.9 * center + 0.1 * teacher[masked].mean(0), rtol=1e-5)
   np.testing.assert_array_equal(update(center, teacher, 0 * masked == 1, 0.9), center)
-
-
-def test_sinkhorn_of_masked_patches_is_that_of_them_alone():
-  scores, _, masked = patches()
-  balance = jax.jit(distillation.sinkhorn_masked)
-  np.testing.assert_allclose(balance(scores, masked, 0.5)[masked], sinkhorn(scores[masked], 0.5), rtol=1e-5, atol=1e-7)
-  assert np.isfinite(balance(scores, 0 * masked == 1, 0.05)).all()
 
 
 @pytest.mark.parametrize('kind', ['smooth_l1', 'l2'])

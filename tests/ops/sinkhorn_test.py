@@ -92,3 +92,12 @@ def test_eight_devices_equal_one_and_move_no_scores():
 def test_no_iterations_is_a_clear_error():
   with pytest.raises(UserError, match='iterations'):
     sinkhorn(scores(), iterations=0)
+
+
+def test_rows_that_take_no_part_change_nothing():
+  rng = np.random.default_rng(0)
+  scores, valid = rng.standard_normal((24, 5), np.float32), rng.random(24) < 0.6
+  balance = jax.jit(lambda scores, valid, epsilon: sinkhorn(scores, epsilon, valid=valid))
+  np.testing.assert_allclose(balance(scores, valid, 0.5)[valid], sinkhorn(scores[valid], 0.5), rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(balance(scores, valid, 0.5).sum(1), 1.0, rtol=1e-5)
+  assert np.isfinite(balance(scores, np.zeros(24, bool), 0.05)).all()
