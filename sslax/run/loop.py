@@ -6,7 +6,7 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
@@ -148,12 +148,12 @@ def _shapes(config, method, optimizer, source, mesh, total, steps_per_epoch, bat
   return Run(config, method, tx, learning_rate, source, mesh, total, steps_per_epoch, abstract, batch, images)
 
 
-def prepare_shapes(config: ml_collections.ConfigDict, num_examples: int) -> Run:
-  """Like `prepare` for a data set that is not here: shapes only.
+def prepare_shapes(config: ml_collections.ConfigDict, num_examples: int, devices: Sequence[jax.Device] | None = None) -> Run:
+  """Like `prepare` for a data set that is not here, and for `devices` that need not be here either: shapes only.
 
   What `evaluate`, `plan` and the tests of full-size presets need.
   """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices=devices)
   method, optimizer = build_method(config), build(config.optim, 'config.optim')
   total, steps_per_epoch = configs.total_steps(config, num_examples)
   batch = batch_shapes(config, method, labelled=True, rows=sharding.batch_sharding(mesh))

@@ -1,5 +1,6 @@
 """Where arrays live: a mesh ('data', 'fsdp'), the batch over both axes, the state replicated or split by one rule."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,22 +14,26 @@ PyTree = Any
 MIN_SHARDED_SIZE = 2**14  # smaller leaves are replicated: the gather would cost more than the memory it saves
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> jax.sharding.Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
   """A mesh over all devices; data=-1 takes those that fsdp leaves.
+
+  Args:
+    devices: instead of all that jax sees; those of a topology that is not here, say.
 
   Raises:
     UserError: data * fsdp is not the number of devices.
   """
-  devices = jax.device_count()
-  if fsdp < 1 or devices % fsdp:
-    raise UserError(f'config.mesh.fsdp={fsdp} does not divide the {devices} devices that jax sees')
-  data = devices // fsdp if data == -1 else data
-  if data * fsdp != devices:
+  devices = jax.devices() if devices is None else devices
+  count = len(devices)
+  if fsdp < 1 or count % fsdp:
+    raise UserError(f'config.mesh.fsdp={fsdp} does not divide the {count} devices that jax sees')
+  data = count // fsdp if data == -1 else data
+  if data * fsdp != count:
     raise UserError(
-      f'config.mesh.data={data} x config.mesh.fsdp={fsdp} is not the {devices} devices that jax sees; data=-1 takes what is left'
+      f'config.mesh.data={data} x config.mesh.fsdp={fsdp} is not the {count} devices that jax sees; data=-1 takes what is left'
     )
   # Auto, said explicitly: since jax 0.9 the default is Explicit, under which ordinary reshapes raise.
-  return jax.make_mesh((data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto, AxisType.Auto))
+  return jax.make_mesh((data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
