@@ -9,7 +9,7 @@ from sslax.models.prototypes import Prototypes
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
 from sslax.ops.schedules import Ramp
-from sslax.ops.views import MultiCrop, RandomViews, TwoViews
+from sslax.ops.views import MultiCrop
 from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
@@ -23,15 +23,6 @@ def head(*features):
 def prototypes(count, learn_scale=True):
   """The weight-normalised last layer; learn_scale=False is norm_last_layer=True."""
   return spec(Prototypes, count=count, weight_norm=True, learn_scale=learn_scale)
-
-
-def multi_crop(large, small):
-  """2x224 and 8x96, the areas of which the recipes choose."""
-  fields = dict(jitter=(0.4, 0.4, 0.2, 0.1), **protocols.IMAGENET)
-  first = spec(RandomViews, count=1, area=large, blur_prob=1.0, **fields)
-  second = spec(RandomViews, count=1, area=large, blur_prob=0.1, solarize_prob=0.2, **fields)
-  local = spec(RandomViews, count=8, size=96, area=small, blur_prob=0.5, blur_kernel=23, **fields)
-  return spec(MultiCrop, large=spec(TwoViews, first=first, second=second), small=local)
 
 
 def digits(config):
@@ -133,7 +124,7 @@ def imagenet(config):
     encoder=spec(ViT, variant='S', drop_path=0.1, dtype='bfloat16'),
     head=head(2048, 2048, 256),
     prototypes=prototypes(65536, learn_scale=False),
-    augment=multi_crop((0.4, 1.0), (0.05, 0.4)),
+    augment=protocols.dino_views((0.4, 1.0), (0.05, 0.4)),
     momentum=spec(Ramp, start=0.996, end=1.0),
     microbatches=config.get_ref('microbatches'),
   )
@@ -179,7 +170,7 @@ def imagenet_resnet50(config):
     encoder=spec(ResNet, depth=50, zero_init_residual=False, dtype='bfloat16'),
     head=head(2048, 2048, 256),
     prototypes=prototypes(65536, learn_scale=False),
-    augment=multi_crop((0.14, 1.0), (0.05, 0.14)),
+    augment=protocols.dino_views((0.14, 1.0), (0.05, 0.14)),
     momentum=spec(Ramp, start=0.996, end=1.0),
     teacher_temperature=spec(Ramp, start=0.04, end=0.07, shape='linear', duration='50 epochs'),
     microbatches=config.get_ref('microbatches'),

@@ -8,7 +8,7 @@ from sslax.methods.ibot import IBOT
 from sslax.models.prototypes import Prototypes
 from sslax.models.vit import ViT
 from sslax.ops.schedules import Ramp
-from sslax.ops.views import MultiCrop, RandomViews, TwoViews
+from sslax.ops.views import MultiCrop, RandomViews
 from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
@@ -27,15 +27,6 @@ def prototypes(count, learn_scale=True):
 def temperature(duration):
   """Of the teacher: 0.04 to 0.07."""
   return spec(Ramp, start=0.04, end=0.07, shape='linear', duration=duration)
-
-
-def multi_crop(large, small, count, size=96):
-  """Two crops of 224 pixels and `count` small ones, with DINO's colours."""
-  fields = dict(jitter=(0.4, 0.4, 0.2, 0.1), **protocols.IMAGENET)
-  first = spec(RandomViews, count=1, area=large, blur_prob=1.0, **fields)
-  second = spec(RandomViews, count=1, area=large, blur_prob=0.1, solarize_prob=0.2, **fields)
-  local = spec(RandomViews, count=count, size=size, area=small, blur_prob=0.5, blur_kernel=23, **fields)
-  return spec(MultiCrop, large=spec(TwoViews, first=first, second=second), small=local)
 
 
 def digits(config):
@@ -112,7 +103,7 @@ def imagenet(config):
     encoder=spec(ViT, variant='S', drop_path=0.1, dtype='bfloat16'),
     head=head(2048, 2048, 256),
     prototypes=prototypes(8192),
-    augment=multi_crop((0.25, 1.0), (0.05, 0.25), count=10),
+    augment=protocols.dino_views((0.25, 1.0), (0.05, 0.25), count=10),
     momentum=spec(Ramp, start=0.996, end=1.0),
     teacher_temperature=temperature('30 epochs'),
     patch_temperature=temperature('30 epochs'),
@@ -151,7 +142,7 @@ def dinov2(config):
     prototypes=prototypes(131072),
     patch_head=head(2048, 2048, 256),
     patch_prototypes=prototypes(131072),
-    augment=multi_crop((0.32, 1.0), (0.05, 0.32), count=8, size=98),
+    augment=protocols.dino_views((0.32, 1.0), (0.05, 0.32), count=8, size=98),
     momentum=spec(Ramp, start=0.994, end=1.0),
     teacher_temperature=temperature('37500 steps'),
     patch_temperature=temperature('37500 steps'),

@@ -7,7 +7,7 @@ import ml_collections
 
 from sslax.models.mlp import MLP
 from sslax.models.resnet import ResNet
-from sslax.ops.views import RandomViews, TwoViews
+from sslax.ops.views import MultiCrop, RandomViews, TwoViews
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
@@ -185,6 +185,15 @@ def byol_views(area: tuple[float, float] = (0.08, 1.0)) -> Config:
     first=spec(RandomViews, blur_prob=1.0, **fields),
     second=spec(RandomViews, blur_prob=0.1, solarize_prob=0.2, **fields),
   )
+
+
+def dino_views(large: tuple[float, float], small: tuple[float, float], *, count: int = 8, size: int = 96) -> Config:
+  """DINO's two crops of 224 pixels and `count` small ones, of which the recipes choose the areas; also iBOT's and DINOv2's."""
+  fields = dict(jitter=(0.4, 0.4, 0.2, 0.1), **IMAGENET)
+  first = spec(RandomViews, count=1, area=large, blur_prob=1.0, **fields)
+  second = spec(RandomViews, count=1, area=large, blur_prob=0.1, solarize_prob=0.2, **fields)
+  local = spec(RandomViews, count=count, size=size, area=small, blur_prob=0.5, blur_kernel=23, **fields)
+  return spec(MultiCrop, large=spec(TwoViews, first=first, second=second), small=local)
 
 
 def moco_v2_views(**changes) -> Config:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import pathlib
 
 import jax
@@ -123,6 +124,10 @@ def test_save_load_and_diff(tmp_path):
   configs.refuse_other(config, tmp_path)
   assert configs.flat(configs.load(tmp_path)) == configs.flat(ml_collections.ConfigDict(config))
   config.log.every_steps = 10
+  configs.refuse_other(config, tmp_path)
+  old = json.loads((tmp_path / 'config.json').read_text())
+  del old['data']['text'], old['graft']  # a run from before there were such keys
+  (tmp_path / 'config.json').write_text(json.dumps(old))
   configs.refuse_other(config, tmp_path)
   config.method.temperature = 0.7
   with pytest.raises(UserError, match=r'\+ method.temperature = 0.7'):

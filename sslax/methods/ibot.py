@@ -15,6 +15,7 @@ from sslax.models import branch, net
 from sslax.models.prototypes import Prototypes
 from sslax.models.vit import ViT
 from sslax.ops.blocks import block_masks, random_counts
+from sslax.ops.patches import cover, picture
 from sslax.ops.schedules import Ramp, at
 from sslax.ops.sinkhorn import sinkhorn
 from sslax.ops.tree import ema, scale_gradient
@@ -64,8 +65,7 @@ class IBOT(Method):
       raise ValueError(f"targets={self.targets!r} is neither 'center' nor 'sinkhorn'")
     if self.encoder.pool != 'cls':
       raise ValueError("iBOT's encoder has a class token: pool='cls'")
-    low, high = self.mask_ratio
-    if not 0 <= low <= high <= 1 or not 0 < self.mask_prob <= 1 or not self.capacity:
+    if not 0 <= self.mask_ratio[0] <= self.mask_ratio[1] <= 1 or not 0 < self.mask_prob <= 1 or not self.capacity:
       raise ValueError(f'mask_ratio={self.mask_ratio}, mask_prob={self.mask_prob} mask no patch of a grid {self.grid}')
 
   @property
@@ -83,14 +83,11 @@ class IBOT(Method):
     return self.encoder.clone(drop_path=0.0) if self.encoder.drop_path else self.encoder
 
   @property
-  def class_modules(self):
-    return {'head': self.head, 'prototypes': self.prototypes}
-
-  @property
-  def patch_modules(self):
-    """The patches' own where there are any, else the class tokens', under the names of their parameters."""
+  def modules(self):
+    """(of the class tokens, of the patches), under the names of their parameters: patches may have none of their own."""
+    shared = {'head': self.head, 'prototypes': self.prototypes}
     own = {'head': self.patch_head, 'prototypes': self.patch_prototypes}
-    return {f'patch_{name}' if module else name: module or self.class_modules[name] for name, module in own.items()}
+    return shared, {f'patch_{name}' if module else name: module or shared[name] for name, module in own.items()}
 
   def crops(self):
     return self.augment.crops()
@@ -111,8 +108,9 @@ class IBOT(Method):
     images = branch.rows(views[0][0])
     encoder, stats = net.init(self.encoder, encoder_rng, images)
     pooled = jnp.zeros((len(images), self.encoder.num_features))
-    of_class, class_stats = branch.init(self.class_modules, class_rng, pooled)
-    of_patch, patch_stats = branch.init(self.patch_modules, patch_rng, pooled)
+    (of_class, class_stats), (of_patch, patch_stats) = (
+      branch.init(modules, key, pooled) for modules, key in zip(self.modules, (class_rng, patch_rng), strict=True)
+    )
     if jax.tree.leaves((stats, class_stats, patch_stats)):
       raise UserError("iBOT's heads see padding too, which BatchNorm would count: use heads with norm='none' or 'ln'")
     target = {'encoder': encoder, **of_patch, **of_class}  # what patches and class tokens share is of_class
@@ -144,10 +142,11 @@ class IBOT(Method):
       pooled.append(out['pooled'].reshape(*views.shape[:2], -1))
     t, _ = net.apply(self.steady_encoder, memory['target']['encoder'], {}, large, train=False, microbatches=self.microbatches)
     # [V, B, K], [G, B, K], [N, M, K], [N, M, K]
-    student = _logits(self.class_modules, params, jnp.moveaxis(jnp.concatenate(pooled, 1), 1, 0))
-    teacher = _logits(self.class_modules, memory['target'], jnp.moveaxis(t['pooled'].reshape(B, G, -1), 1, 0))
+    class_modules, patch_modules = self.modules
+    student = _logits(class_modules, params, jnp.moveaxis(jnp.concatenate(pooled, 1), 1, 0))
+    teacher = _logits(class_modules, memory['target'], jnp.moveaxis(t['pooled'].reshape(B, G, -1), 1, 0))
     student_patch, teacher_patch = (
-      _logits(self.patch_modules, p, jnp.take_along_axis(out['tokens'][:, 1:], first[..., None], 1))
+      _logits(patch_modules, p, jnp.take_along_axis(out['tokens'][:, 1:], first[..., None], 1))
       for p, out in ((params, s), (memory['target'], t))
     )
 
@@ -188,10 +187,8 @@ class IBOT(Method):
     """The first large crop, and what the student sees of it: masked patches are grey."""
     del params, memory
     crops, masks = self.views(rng, batch)
-    mean, std = (jnp.array(x)[None, None, None] for x in (self.augment.mean, self.augment.std))
-    crop = jnp.clip(crops[0][:, 0] * std + mean, 0, 1)
-    masked = masks[:, 0, :, :, None].repeat(self.encoder.patch, 1).repeat(self.encoder.patch, 2)
-    return {'crop': crop, 'masked': jnp.where(masked, 0.5, crop)}
+    crop = picture(crops[0][:, 0], self.augment.mean, self.augment.std)
+    return {'crop': crop, 'masked': cover(crop, masks[:, 0].reshape(len(crop), -1), self.encoder.patch)}
 
 
 def _logits(modules, params, x):

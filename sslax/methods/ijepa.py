@@ -12,6 +12,7 @@ from sslax.method import Method, Output
 from sslax.models import net
 from sslax.models.vit import ViT
 from sslax.ops.blocks import multi_block
+from sslax.ops.patches import cover, picture
 from sslax.ops.schedules import Ramp, at
 from sslax.ops.tree import ema
 from sslax.ops.views import RandomViews
@@ -124,13 +125,11 @@ class IJEPA(Method):
     """The view, the patches of its context and those of all targets; the rest is grey."""
     del params, memory
     images, blocks = self.views(rng, batch)
-    mean, std = (jnp.array(x)[None, None, None] for x in (self.augment.mean, self.augment.std))
-    images = jnp.clip(images[:, 0] * std + mean, 0, 1)
+    images = picture(images[:, 0], self.augment.mean, self.augment.std)
 
     def only(ids, valid):
       kept = jnp.zeros((len(ids), self.grid[0] * self.grid[1]), bool).at[jnp.arange(len(ids))[:, None], ids].max(valid)
-      kept = kept.reshape(-1, *self.grid, 1).repeat(self.encoder.patch, 1).repeat(self.encoder.patch, 2)
-      return jnp.where(kept, images, 0.5)
+      return cover(images, ~kept, self.encoder.patch)
 
     target = [x.reshape(len(images), -1) for x in (blocks.target, blocks.target_valid)]
     return {'view': images, 'context': only(blocks.context, blocks.context_valid), 'targets': only(*target)}

@@ -60,16 +60,20 @@ def reconstruction(
     alphabetical order, as `jit` returns them.
   """
   chex.assert_rank([x, prediction, masked], [4, 3, 2])
-  size = x.shape[1:3]
-
-  def picture(x):
-    return jnp.clip(x * jnp.array(std)[None, None, None] + jnp.array(mean)[None, None, None], 0, 1)
-
-  image, predicted = picture(x), picture(unpatchify(prediction, patch, size))
-  removed = unpatchify(masked[..., None].repeat(patch * patch, -1), patch, size)
+  image, predicted = (picture(x, mean, std) for x in (x, unpatchify(prediction, patch, x.shape[1:3])))
   return {
     'image': image,
-    'masked': jnp.where(removed, 0.5, image),
+    'masked': cover(image, masked, patch),
     'prediction': predicted,
-    'reconstruction': jnp.where(removed, predicted, image),
+    'reconstruction': cover(image, masked, patch, predicted),
   }
+
+
+def picture(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+  """[B, H, W, C] normalised by the `mean` and `std` of each channel -> in [0, 1], to look at."""
+  return jnp.clip(x * jnp.array(std)[None, None, None] + jnp.array(mean)[None, None, None], 0, 1)
+
+
+def cover(image: jax.Array, masked: jax.Array, patch: int, by: float | jax.Array = 0.5) -> jax.Array:
+  """`image` [B, H, W, C] with `by`, a grey or another image, in the patches where `masked` [B, h*w] bool is 1."""
+  return jnp.where(unpatchify(masked[..., None].repeat(patch * patch, -1), patch, image.shape[1:3]), by, image)

@@ -169,18 +169,22 @@ def save(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """The config that a run saved.
+  """The config that a run saved; keys that every config has and that are newer than the run have their defaults.
 
   Raises:
     UserError: there is none, or it is damaged.
   """
   path = workdir / 'config.json'
   try:
-    return ml_collections.ConfigDict(_tuples(json.loads(path.read_text(encoding='utf-8'))))
+    saved = _tuples(json.loads(path.read_text(encoding='utf-8')))
   except FileNotFoundError:
     raise UserError(f'{path} does not exist: --workdir={workdir} is not the workdir of a run') from None
   except json.JSONDecodeError as error:
     raise UserError(f'{path} is damaged: {error}') from None
+  config = base_config().to_dict()
+  for key, value in saved.items():
+    config[key] = {**config[key], **value} if isinstance(config.get(key), dict) else value
+  return ml_collections.ConfigDict(config)
 
 
 def _tuples(value):

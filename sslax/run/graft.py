@@ -72,7 +72,13 @@ def plan(entries: str | tuple[str, ...], method: Method, state: PyTree, where: s
       given[path] = graft
   missing = [part for part in method.grafts() if any(_inside(path, part) and path not in given for path in shapes)]
   if missing:
-    example = ', '.join(f"'{part}=RUN:{'memory/stats' if part.endswith('stats') else 'params'}'" for part in missing)
+    # A run alone stands for its encoder with the statistics.
+    whole = all(part == ENCODER or ENCODER_STATS.match(part + '/') for part in missing)
+    example = (
+      "'RUN'"
+      if whole
+      else ', '.join(f"'{part}=RUN:{'memory/stats' if part.endswith('stats') else 'params'}'" for part in missing)
+    )
     raise UserError(
       f'{type(method).__name__} needs {" and ".join(missing)} from another run, which {where} must name, for example '
       f'--{where}="({example},)" where RUN is the workdir of that run'

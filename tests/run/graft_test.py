@@ -35,11 +35,13 @@ class Toy(Method):
   width: int = 8
   teacher: bool = False
   bare_teacher: bool = False  # without statistics
+  frozen: bool = False  # the encoder comes from elsewhere
   uses_labels: bool = False
   num_classes: int = 10
 
   def grafts(self):
-    return ('memory/teacher', 'memory/teacher_stats') if self.teacher else ()
+    encoder = ('params/encoder', 'memory/stats/encoder') if self.frozen else ()
+    return encoder + (('memory/teacher', 'memory/teacher_stats') if self.teacher else ())
 
   def init(self, rng, views):
     del views
@@ -199,6 +201,7 @@ def test_sharded(run, monkeypatch):
     (('x.pth',), Toy(), 'not pickled files'),
     (('x.safetensors',), Toy(), 'cannot be read as safetensors'),
     ((), Toy(teacher=True), r"and memory/teacher_stats .*'memory/teacher=RUN:params', 'memory/teacher_stats=RUN:memory/stats'"),
+    ((), Toy(frozen=True), r"Toy needs params/encoder and memory/stats/encoder from .*=\"\('RUN',\)\" where RUN"),
     (('memory/teacher={}:params',), Toy(teacher=True), 'Toy needs memory/teacher_stats from'),
     (('memory/teacher/head={}:params/head', 'memory/teacher_stats={}:memory/stats'), Toy(teacher=True), 'memory/teacher from'),
   ],
