@@ -79,7 +79,7 @@ class Evaluation:
     """
     self.workdir, self.probes, self.wants_floors, self.wants_report = workdir, probes, floors, report
     self.config = configs.load(workdir)
-    self.config.mesh.data, self.config.mesh.fsdp = -1, 1  # the evaluator's own devices
+    self.config.mesh.data, self.config.mesh.fsdp, self.config.mesh.slices = -1, 1, 1  # the evaluator's own devices
     self.config.eval.knn_k = knn_k or self.config.eval.knn_k
     self.config.eval.knn_temperature = knn_temperature or self.config.eval.knn_temperature
     with self.config.unlocked():  # runs from before there were captions do not have these

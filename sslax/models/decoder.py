@@ -4,9 +4,10 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from sslax.models.norm import one_of
-from sslax.models.vit import Block, sincos, xavier
+from sslax.models.vit import REMAT, make_blocks, run_blocks, sincos, xavier
 
 
 class Decoder(nn.Module):
@@ -23,7 +24,7 @@ class Decoder(nn.Module):
     class_token: the first of the encoded tokens is a class token, which attends and is attended to here, too.
     eps: of the layer norms.
     scan: one compiled block for all layers; parameters become 'blocks' [depth, ...] instead of 'blocks_0', 'blocks_1', ...
-    remat: recompute each block in the backward pass.
+    remat: recompute each block in the backward pass: False, True or 'dots', see ViT.
     attention: `implementation` of jax.nn.dot_product_attention, 'xla' or 'cudnn' (GPU, bfloat16).
     dtype: of the computation, 'float32' or 'bfloat16'; parameters stay float32.
   """
@@ -37,11 +38,12 @@ class Decoder(nn.Module):
   class_token: bool = True
   eps: float = 1e-6
   scan: bool = False
-  remat: bool = False
+  remat: bool | str = False
   attention: str = 'xla'
   dtype: str = 'float32'
 
   def __post_init__(self):
+    one_of('remat', self.remat, REMAT)
     one_of('attention', self.attention, ('xla', 'cudnn'))
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
     for field in ('width', 'depth', 'heads', 'patch', 'channels'):
@@ -78,19 +80,7 @@ class Decoder(nn.Module):
     patches += sincos(side, side, self.width, 'sincos_mae').reshape(1, T, self.width).astype(x.dtype)
     x = jnp.concatenate([x[:, :first], patches], 1)  # the class token's position is 0
 
-    # As in ViT: inside scan the barrier that stops common-subexpression elimination is not needed, and costs.
-    Layer = nn.remat(Block, static_argnums=(2,), prevent_cse=not self.scan) if self.remat else Block
     block = (self.heads, round(self.mlp_ratio * self.width), False, 0.0, True, self.eps, 'mae', self.attention, self.dtype)
-    if self.scan:
-      scan = nn.scan(
-        lambda block, x, _: (block(x, train, 0.0), None),
-        variable_axes={'params': 0},
-        split_rngs={'params': True},
-        length=self.depth,
-      )
-      x, _ = scan(Layer(*block, name='blocks'), x, None)
-    else:
-      for i in range(self.depth):
-        x = Layer(*block, name=f'blocks_{i}')(x, train, 0.0)
+    x = run_blocks(make_blocks(self, *block), x, train, np.zeros(self.depth, np.float32))
     x = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm')(x)
     return dense(self.patch**2 * self.channels, 'predict')(x[:, first:]).astype(jnp.float32)

@@ -10,6 +10,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from sslax.ops import fsdp, tree
+
 PyTree = Any
 
 
@@ -48,7 +50,7 @@ def apply(
   """
 
   def once(stats, rng, *inputs):
-    variables = {'params': params, **({'batch_stats': stats} if stats else {})}
+    variables = {'params': _whole(params), **({'batch_stats': stats} if stats else {})}
     rngs = {'dropout': rng} if rng is not None else {}
     if train and stats:
       out, new = module.apply(variables, *inputs, train=True, rngs=rngs, mutable=['batch_stats'], method=method)
@@ -77,6 +79,11 @@ def apply(
 
   stats, out = jax.lax.scan(body, stats, (rngs, jax.tree.map(split, inputs)))
   return jax.tree.map(join, out), stats
+
+
+def _whole(params):
+  """Weights that are split over the mesh, gathered for this application, except those that their own layer gathers."""
+  return tree.map_with_path(lambda path, w: w if fsdp.LAYERS.search(path) else fsdp.gather(w), params)
 
 
 def watched(function: Callable, *args: PyTree, method: str) -> tuple[PyTree, list[tuple]]:

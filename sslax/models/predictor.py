@@ -2,9 +2,10 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from sslax.models.norm import one_of
-from sslax.models.vit import Block, sincos
+from sslax.models.vit import REMAT, make_blocks, run_blocks, sincos
 
 
 class Predictor(nn.Module):
@@ -20,7 +21,8 @@ class Predictor(nn.Module):
     heads: of each block; the encoder's number in the official code.
     mlp_ratio: hidden size of the MLP over width.
     eps: of the layer norms.
-    remat: recompute each block in the backward pass.
+    scan: one compiled block for all layers; parameters become 'blocks' [depth, ...] instead of 'blocks_0', 'blocks_1', ...
+    remat: recompute each block in the backward pass: False, True or 'dots', see ViT.
     attention: `implementation` of jax.nn.dot_product_attention, 'xla' or 'cudnn' (GPU, bfloat16).
     dtype: of the computation, 'float32' or 'bfloat16'; parameters stay float32.
   """
@@ -30,11 +32,13 @@ class Predictor(nn.Module):
   heads: int = 12
   mlp_ratio: float = 4.0
   eps: float = 1e-6
-  remat: bool = False
+  scan: bool = False
+  remat: bool | str = False
   attention: str = 'xla'
   dtype: str = 'float32'
 
   def __post_init__(self):
+    one_of('remat', self.remat, REMAT)
     one_of('attention', self.attention, ('xla', 'cudnn'))
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
     if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads or self.width % 4:
@@ -58,10 +62,7 @@ class Predictor(nn.Module):
     table = jnp.asarray(sincos(*grid, self.width, 'sincos_mae').reshape(-1, self.width), self.dtype)
     token = self.param('mask_token', nn.initializers.truncated_normal(0.02), (self.width,)).astype(self.dtype)
     x = jnp.concatenate([dense(self.width, 'embed')(x) + table[context], token[None, None] + table[target]], 1)
-    Layer = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-    hidden = round(self.mlp_ratio * self.width)
-    for i in range(self.depth):
-      block = Layer(self.heads, hidden, False, 0.0, True, self.eps, 'timm', self.attention, self.dtype, name=f'blocks_{i}')
-      x = block(x, train, 0.0, valid[:, None, None])
+    block = (self.heads, round(self.mlp_ratio * self.width), False, 0.0, True, self.eps, 'timm', self.attention, self.dtype)
+    x = run_blocks(make_blocks(self, *block), x, train, np.zeros(self.depth, np.float32), valid[:, None, None])
     x = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm')(x[:, context.shape[1] :])
     return dense(D, 'proj')(x).astype(jnp.float32)

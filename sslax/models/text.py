@@ -4,9 +4,10 @@ both ways (SigLIP, LiT; google-research/big_vision, text_transformer.py).
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from sslax.models.norm import one_of
-from sslax.models.vit import Block
+from sslax.models.vit import REMAT, make_blocks, run_blocks
 
 
 class TextTransformer(nn.Module):
@@ -43,7 +44,7 @@ class TextTransformer(nn.Module):
   eps: float = 1e-5
   weight_init: str = 'clip'
   scan: bool = False
-  remat: bool = False
+  remat: bool | str = False
   attention: str = 'xla'
   dtype: str = 'float32'
 
@@ -51,6 +52,7 @@ class TextTransformer(nn.Module):
     one_of('pool', self.pool, ('argmax', 'last', 'mean', 'cls'))
     one_of('activation', self.activation, ('gelu', 'quick_gelu'))
     one_of('weight_init', self.weight_init, ('clip', 'mae'))
+    one_of('remat', self.remat, REMAT)
     one_of('attention', self.attention, ('xla', 'cudnn'))
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
     for field in ('width', 'depth', 'heads', 'vocab_size', 'length', 'mlp_ratio'):
@@ -80,21 +82,9 @@ class TextTransformer(nn.Module):
     end = ids.argmax(1)
     inside = jnp.arange(L)[None] <= end[:, None]  # [B, L], 1 = of the text
     mask = jnp.tril(jnp.ones((L, L), bool))[None, None] if self.causal else inside[:, None, None]
-    Layer = nn.remat(Block, static_argnums=(2,), prevent_cse=not self.scan) if self.remat else Block
     fields = (self.heads, round(self.mlp_ratio * self.width), False, 0.0, True, self.eps, self.weight_init)
     fields += (self.attention, self.dtype, self.activation, self.depth)
-    if self.scan:
-      scan = nn.scan(
-        lambda block, x, mask: (block(x, train, 0.0, mask), None),
-        variable_axes={'params': 0},
-        split_rngs={'params': True, 'dropout': True},
-        in_axes=nn.broadcast,
-        length=self.depth,
-      )
-      x, _ = scan(Layer(*fields, name='blocks'), x, mask)
-    else:
-      for i in range(self.depth):
-        x = Layer(*fields, name=f'blocks_{i}')(x, train, 0.0, mask)
+    x = run_blocks(make_blocks(self, *fields), x, train, np.zeros(self.depth, np.float32), mask)
     x = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm')(x).astype(jnp.float32)
     if self.pool == 'mean':
       pooled = x.mean(1, where=inside[:, :, None])

@@ -1,5 +1,6 @@
 """Vision transformer (Dosovitskiy et al. 2021) as timm builds it, open between patches and encoder: MAE drops tokens there."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -9,9 +10,11 @@ import numpy as np
 
 from sslax.models.mlp import initializers, symmetric_uniform
 from sslax.models.norm import one_of
+from sslax.ops import fsdp
 
 VARIANTS = {'Ti': (192, 12, 3), 'S': (384, 12, 6), 'B': (768, 12, 12), 'L': (1024, 24, 16), 'H': (1280, 32, 16)}
 POSITIONS = ('learnt', 'sincos_mae', 'sincos_moco')
+REMAT = {False: None, True: None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}  # what is kept
 
 
 class ViT(nn.Module):
@@ -43,7 +46,8 @@ class ViT(nn.Module):
     patch_bias: a bias in the patch projection (CLIP: none).
     freeze_patch: no gradient into the patch projection (MoCo v3). Leave it out of the weight decay too, or it shrinks.
     scan: one compiled block for all layers; parameters become 'blocks' [depth, ...] instead of 'blocks_0', 'blocks_1', ...
-    remat: recompute each block in the backward pass.
+    remat: recompute each block in the backward pass: True all of it, 'dots' all but the products with weights, which are most of
+      the work and a part of the memory.
     attention: `implementation` of jax.nn.dot_product_attention, 'xla' or 'cudnn' (GPU, bfloat16).
     dtype: of the computation, 'float32' or 'bfloat16'; parameters stay float32.
   """
@@ -67,7 +71,7 @@ class ViT(nn.Module):
   patch_bias: bool = True
   freeze_patch: bool = False
   scan: bool = False
-  remat: bool = False
+  remat: bool | str = False
   attention: str = 'xla'
   dtype: str = 'float32'
 
@@ -77,6 +81,7 @@ class ViT(nn.Module):
     one_of('positions', self.positions, POSITIONS)
     one_of('weight_init', self.weight_init, ('timm', 'mae', 'moco', 'clip'))
     one_of('activation', self.activation, ('gelu', 'quick_gelu'))
+    one_of('remat', self.remat, REMAT)
     one_of('attention', self.attention, ('xla', 'cudnn'))
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
     width, depth, heads = self.sizes
@@ -119,8 +124,7 @@ class ViT(nn.Module):
         self.cls_position = self.param('cls_position', position_init, (1, 1, width))
     if self.pre_norm:
       self.norm_pre = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False)
-    # Inside scan the barrier that stops common-subexpression elimination is not needed, and costs.
-    Layer = nn.remat(Block, static_argnums=(2,), prevent_cse=not self.scan) if self.remat else Block
+    Layer = layer(self)
     sizes = (heads, round(self.mlp_ratio * width))
     rest = (self.drop_path > 0, self.layer_scale, self.qkv_bias, self.eps, self.weight_init, self.attention, self.dtype)
     rest += (self.activation, depth)
@@ -153,18 +157,7 @@ class ViT(nn.Module):
       x = jnp.concatenate([jnp.broadcast_to(cls.astype(x.dtype), (B, *cls.shape[1:])), x], 1)
     x = self.norm_pre(x) if self.pre_norm else x
     rates = np.linspace(0.0, self.drop_path, depth, dtype=np.float32)
-    if self.scan:
-      scan = nn.scan(
-        lambda block, x, rate, valid: (block(x, train, rate, valid), None),
-        variable_axes={'params': 0},
-        split_rngs={'params': True, 'dropout': True},
-        in_axes=(0, nn.broadcast),
-        length=depth,
-      )
-      x, _ = scan(self.blocks, x, jnp.asarray(rates), valid)
-    else:
-      for block, rate in zip(self.blocks, rates, strict=True):
-        x = block(x, train, rate, valid)
+    x = run_blocks(self.blocks, x, train, rates, valid)
     x = self.norm(x).astype(jnp.float32)
     if self.pool == 'cls':
       return {'pooled': x[:, 0], 'tokens': x}
@@ -254,6 +247,47 @@ class Block(nn.Module):
       mask: bool, broadcast to [B, heads, T, T]; 1 = the query (row) attends to the key (column).
     """
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.attention)
+
+
+def layer(network: nn.Module) -> type[Block]:
+  """`Block` as a network with the fields `scan`, `remat` and `dtype` wants it, its weights gathered where they are split."""
+  Layer, remat, policy = Block, bool(network.remat), REMAT[network.remat]
+  if fsdp.axis_size() > 1 and not network.is_initializing():
+    Layer = nn.map_variables(Block, 'params', functools.partial(fsdp.gather, dtype=network.dtype))
+    # The backward pass gathers again: whole weights of all layers, kept from the forward pass, would be what was to be saved.
+    remat, policy = True, policy if network.remat else fsdp.keep_all_but_gathered
+  # Inside scan the barrier that stops common-subexpression elimination is not needed, and costs.
+  return nn.remat(Layer, static_argnums=(2,), prevent_cse=not network.scan, policy=policy) if remat else Layer
+
+
+def make_blocks(network: nn.Module, *fields) -> nn.Module | list[nn.Module]:
+  """The blocks of a compact `network`, for `run_blocks`: 'blocks' where it scans, else 'blocks_0', 'blocks_1', ..."""
+  Layer = layer(network)
+  if network.scan:
+    return Layer(*fields, name='blocks')
+  return [Layer(*fields, name=f'blocks_{i}') for i in range(network.depth)]
+
+
+def run_blocks(blocks: nn.Module | list[nn.Module], x: jax.Array, train: bool, rates: np.ndarray, mask=None) -> jax.Array:
+  """[B, T, D] -> [B, T, D] through all blocks.
+
+  Args:
+    blocks: one for each layer, or one for all, which is scanned: its parameters are stacked [L, ...].
+    rates: [L] of drop path.
+    mask: see `Block.attend`.
+  """
+  if isinstance(blocks, nn.Module):
+    scan = nn.scan(
+      lambda block, x, rate, mask: (block(x, train, rate, mask), None),
+      variable_axes={'params': 0},
+      split_rngs={'params': True, 'dropout': True},
+      in_axes=(0, nn.broadcast),
+      length=len(rates),
+    )
+    return scan(blocks, x, jnp.asarray(rates), mask)[0]
+  for block, rate in zip(blocks, rates, strict=True):
+    x = block(x, train, rate, mask)
+  return x
 
 
 def block_initializers(weight_init: str, width: int, depth: int) -> dict:

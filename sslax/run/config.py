@@ -53,7 +53,8 @@ def base_config() -> ml_collections.ConfigDict:
         prefetch=2,  # batches
         cache='auto',  # decoded images in memory: 'on', 'off', 'auto' (when they take less than 256 MiB)
       ),
-      mesh=dict(data=-1, fsdp=1),  # devices = data x fsdp; -1: what is left
+      # devices = data x fsdp, -1: what is left; slices: TPU slices that only the data centre's network joins
+      mesh=dict(data=-1, fsdp=1, slices=1),
       checkpoint=dict(every_steps=1000, keep=3, keep_every=0),  # the newest `keep`, and every `keep_every`-th step for good
       log=dict(every_steps=1),
       online=dict(every_steps=0, knn_k=20, knn_temperature=0.1, max_train=5000, max_test=1000),  # kNN during training; 0: never

@@ -79,7 +79,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | None = No
     UserError: says what is wrong, where, and what to do.
   """
   configs.check(config, jax.device_count())
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.slices)
   method = build_method(config)
   optimizer = build(config.optim, 'config.optim')
   source = open_source(config.data.train)
@@ -153,7 +153,7 @@ def prepare_shapes(config: ml_collections.ConfigDict, num_examples: int, devices
 
   What `evaluate`, `plan` and the tests of full-size presets need.
   """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices=devices)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.slices, devices=devices)
   method, optimizer = build_method(config), build(config.optim, 'config.optim')
   total, steps_per_epoch = configs.total_steps(config, num_examples)
   batch = batch_shapes(config, method, labelled=True, rows=sharding.batch_sharding(mesh))

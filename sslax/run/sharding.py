@@ -5,23 +5,27 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sslax.errors import UserError
+from sslax.ops import fsdp as rule
+from sslax.ops import tree
 
 PyTree = Any
-MIN_SHARDED_SIZE = 2**14  # smaller leaves are replicated: the gather would cost more than the memory it saves
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, slices: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """A mesh over all devices; data=-1 takes those that fsdp leaves.
 
   Args:
+    data, fsdp: its shape, over all slices together.
+    slices: TPU slices that only the data centre's network joins.
     devices: instead of all that jax sees; those of a topology that is not here, say.
 
   Raises:
-    UserError: data * fsdp is not the number of devices.
+    UserError: data * fsdp is not the number of devices, or the slices are not what the devices say or do not fit.
   """
   devices = jax.devices() if devices is None else devices
   count = len(devices)
@@ -32,33 +36,44 @@ def make_mesh(data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | 
     raise UserError(
       f'config.mesh.data={data} x config.mesh.fsdp={fsdp} is not the {count} devices that jax sees; data=-1 takes what is left'
     )
+  if devices[0].platform == 'tpu' and (found := len({d.slice_index for d in devices})) != slices:
+    raise UserError(f'config.mesh.slices={slices}, and the {count} devices are in {found} slices: set it to {found}')
+  if slices < 1 or data % slices:
+    raise UserError(f'config.mesh.slices={slices} does not divide data={data}: the weights are split inside a slice')
   # Auto, said explicitly: since jax 0.9 the default is Explicit, under which ordinary reshapes raise.
-  return jax.make_mesh((data, fsdp), ('data', 'fsdp'), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+  return Mesh(order(devices, data, fsdp, slices), ('data', 'fsdp'), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+def order(devices: Sequence[jax.Device], data: int, fsdp: int, slices: int) -> np.ndarray:
+  """[data, fsdp] devices such that neighbours in the mesh are neighbours in the network.
+
+  fsdp, which talks in every layer, stays inside a slice; data, which talks once a step, crosses slices. Devices that know of no
+  slice, to rehearse several, are taken in their order.
+  """
+  options = dict(devices=devices, allow_split_physical_axes=True)  # a 4x4 torus makes a mesh of 2x8, too
+  if slices == 1 or not hasattr(devices[0], 'slice_index'):
+    return mesh_utils.create_device_mesh((data, fsdp), **options)
+  return mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), **options)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Rows of a batch over all devices."""
   return NamedSharding(mesh, P(('data', 'fsdp')))
 
 
-def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def state_sharding(mesh: jax.sharding.Mesh, abstract_state: PyTree) -> PyTree:
-  """One rule for the whole state: the largest dimension that the fsdp axis divides is split over it, small leaves are
-  replicated.
-  """
-  fsdp = mesh.shape['fsdp']
+def state_sharding(mesh: Mesh, abstract_state: PyTree) -> PyTree:
+  """One rule for the whole state, see `ops.fsdp.split`: parameters, their moments and their targets are split alike."""
 
-  def rule(leaf):
-    divisible = [d for d, n in enumerate(leaf.shape) if n % fsdp == 0]
-    if fsdp == 1 or leaf.size < MIN_SHARDED_SIZE or not divisible:
-      return NamedSharding(mesh, P())
-    split = max(divisible, key=lambda d: leaf.shape[d])
-    return NamedSharding(mesh, P(*['fsdp' if d == split else None for d in range(leaf.ndim)]))
+  def place(path, leaf):
+    if rule.SCANNED.search(path) and leaf.ndim:
+      return NamedSharding(mesh, P(None, *rule.split(leaf.shape[1:], mesh.shape['fsdp'])))
+    return NamedSharding(mesh, rule.split(leaf.shape, mesh.shape['fsdp']))
 
-  return jax.tree.map(rule, abstract_state)
+  return tree.map_with_path(place, abstract_state)
 
 
 def with_sharding(abstract: PyTree, sharding: PyTree) -> PyTree:

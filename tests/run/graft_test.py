@@ -18,7 +18,7 @@ from sslax.methods.averaged import Averaged
 from sslax.models import branch, import_torch
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
-from sslax.ops import tree
+from sslax.ops import fsdp, tree
 from sslax.run import graft, loop, sharding
 from sslax.run.checkpoint import Checkpointer
 from sslax.run.config import base_config
@@ -163,7 +163,7 @@ def test_names_of_runs(run, tmp_path, monkeypatch):
 
 def test_sharded(run, monkeypatch):
   """Saved on one device, wanted in pieces on eight; the state that comes out may be donated."""
-  monkeypatch.setattr(sharding, 'MIN_SHARDED_SIZE', 1)
+  monkeypatch.setattr(fsdp, 'MIN_SHARDED_SIZE', 1)
   workdir, (_, last) = run
   mesh = sharding.make_mesh(4, 2)
   init = lambda: init_state(Toy(), SGD, 0, BATCH)
