@@ -36,7 +36,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, slices: int = 1, *, devices: Sequen
     raise UserError(
       f'config.mesh.data={data} x config.mesh.fsdp={fsdp} is not the {count} devices that jax sees; data=-1 takes what is left'
     )
-  if devices[0].platform == 'tpu' and (found := len({d.slice_index for d in devices})) != slices:
+  if devices[0].platform == 'tpu' and (found := len({getattr(d, 'slice_index', 0) for d in devices})) != slices:
     raise UserError(f'config.mesh.slices={slices}, and the {count} devices are in {found} slices: set it to {found}')
   if slices < 1 or data % slices:
     raise UserError(f'config.mesh.slices={slices} does not divide data={data}: the weights are split inside a slice')
