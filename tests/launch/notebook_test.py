@@ -1,0 +1,202 @@
+"""The Colab notebook: in step with its source, stripped, its helpers; executed by papermill where that is installed (slow)."""
+
+import ast
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / 'launch' / 'colab' / 'sslax.ipynb'
+
+
+def code_cells():
+  cells = json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']
+  return [(cell['metadata'].get('tags', []), ''.join(cell['source'])) for cell in cells if cell['cell_type'] == 'code']
+
+
+def test_the_notebook_is_what_its_source_says():
+  path = NOTEBOOK.with_name('build.py')
+  spec = importlib.util.spec_from_file_location('build_notebook', path)
+  build = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(build)
+  assert NOTEBOOK.read_text(encoding='utf-8') == build.text(), 'run: python launch/colab/build.py'
+
+
+def test_outputs_are_stripped():
+  notebook = json.loads(NOTEBOOK.read_text(encoding='utf-8'))
+  assert (notebook['nbformat'], len({cell['id'] for cell in notebook['cells']})) == (4, len(notebook['cells']))
+  code = [cell for cell in notebook['cells'] if cell['cell_type'] == 'code']
+  assert len(code) >= 8
+  assert all(cell['outputs'] == [] and cell['execution_count'] is None for cell in code)
+
+
+def test_every_code_cell_is_python_without_magics():
+  for _, source in code_cells():
+    ast.parse(source)
+
+
+def test_parameters():
+  (source,) = (source for tags, source in code_cells() if 'parameters' in tags)
+  values = {}
+  exec(source, values)
+  assert (values['METHOD'], values['PRESET'], values['STEPS']) == ('simclr', 'digits', 0)
+  assert {'DATASET', 'WORKDIR', 'SAVE_EVERY', 'OVERRIDES', 'PROBES', 'REPO'} <= values.keys()
+  assert (ROOT / 'configs' / f'{values["METHOD"]}.py').is_file()
+
+
+@pytest.fixture
+def helpers(monkeypatch):
+  """The functions of the install cell, and nothing of what it does."""
+  if importlib.util.find_spec('IPython') is None:
+    display = types.ModuleType('IPython.display')
+    display.HTML = display.Image = display.display = None
+    monkeypatch.setitem(sys.modules, 'IPython', types.ModuleType('IPython'))
+    monkeypatch.setitem(sys.modules, 'IPython.display', display)
+  (source,) = (source for _, source in code_cells() if 'def missing_packages' in source)
+  tree = ast.parse(source)
+  tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)]
+  names = {'METHOD': 'simclr'}
+  exec(compile(tree, str(NOTEBOOK), 'exec'), names)
+  return names
+
+
+def test_run_shows_output_and_refuses_other_codes(helpers, capsys):
+  assert helpers['run'](sys.executable, '-c', 'import sys; print("ä", sys.stderr.isatty()); sys.exit(42)', ok=(0, 42)) == (
+    42,
+    False,
+  )
+  assert capsys.readouterr().out == 'ä True\n'
+  with pytest.raises(RuntimeError, match='exit code 3'):
+    helpers['run'](sys.executable, '-c', 'import sys; sys.exit(3)')
+
+
+def test_an_interrupt_lets_the_program_save_first(helpers, capsys):
+  """Two interrupts are one SIGTERM: a second one would end a training at once."""
+  program = (
+    'import signal, sys, time\n'
+    'count = 0\n'
+    'def stop(*_):\n  global count; count += 1\n'
+    'signal.signal(signal.SIGTERM, stop)\n'
+    'print("ready", flush=True)\n'
+    'while not count: time.sleep(0.01)\n'
+    'time.sleep(0.6); print("saved", count); sys.exit(42)'
+  )
+  real, seen = os.read, threading.Event()
+
+  def read(*args):
+    part = real(*args)
+    seen.set()
+    return part
+
+  def press():
+    seen.wait(20)
+    for _ in range(2):
+      time.sleep(0.2)
+      os.kill(os.getpid(), signal.SIGINT)
+
+  helpers['os'].read = read
+  try:
+    thread = threading.Thread(target=press)
+    thread.start()
+    assert helpers['run'](sys.executable, '-c', program, ok=(0, 42)) == (42, True)
+    thread.join()
+  finally:
+    os.read = real
+  assert 'saved 1' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'versions, accelerator, expected',
+  [
+    ({'jax': '0.10.2', 'jaxlib': '0.10.2', 'numpy': '2.1'}, 'cpu', []),
+    ({'jax': '0.11.0', 'libtpu': '0.0.50', 'numpy': '2.1'}, 'tpu', []),
+    ({'jax': '0.11.0', 'jax-cuda12-plugin': '0.11', 'numpy': '1.9'}, 'gpu', ['numpy>=2.0']),
+    ({'jax': '0.11.0', 'jaxlib': '0.11.0', 'numpy': '2.1'}, 'tpu', ['jax[tpu]==0.11.0']),  # the same version, with eyes
+    ({'jax': '0.7.2', 'libtpu': '0.0.20'}, 'tpu', ['jax[tpu]>=0.10.2', 'numpy>=2.0']),
+    ({'numpy': '2.1'}, 'gpu', ['jax[cuda13]>=0.10.2']),
+  ],
+)
+def test_jax_is_installed_only_with_need(helpers, tmp_path, versions, accelerator, expected):
+  requirements = tmp_path / 'requirements.txt'
+  requirements.write_text('# lower bounds\njax>=0.10.2\nnumpy>=2.0\npytest>=9.0\n')
+  helpers['installed'] = lambda name: versions.get(name, '')
+  assert helpers['missing_packages'](requirements, accelerator) == expected
+
+
+def test_the_project_is_found_around_and_below(helpers, tmp_path, monkeypatch):
+  monkeypatch.setattr(helpers['importlib'].util, 'find_spec', lambda name: None)
+  monkeypatch.chdir(tmp_path)
+  assert helpers['find_project']() is None
+  (tmp_path / 'sslax' / 'configs').mkdir(parents=True)
+  (tmp_path / 'sslax' / 'configs' / 'simclr.py').touch()
+  (tmp_path / 'sslax' / 'launch' / 'colab').mkdir(parents=True)
+  assert helpers['find_project']() == tmp_path / 'sslax'
+  monkeypatch.chdir(tmp_path / 'sslax' / 'launch' / 'colab')
+  assert helpers['find_project']() == tmp_path / 'sslax'
+  helpers['METHOD'] = 'simcrl'
+  assert helpers['find_project']() is None
+
+
+# Executed
+
+
+def start(folder, name):
+  """papermill of the notebook: MAE, which has reconstructions and attention, for a few steps on one CPU."""
+  parameters = dict(METHOD='mae', STEPS=30, SAVE_EVERY=5, WORKDIR=str(folder / 'run'), PROBES='knn')
+  words = [word for key, value in parameters.items() for word in ('-p', key, str(value))]
+  env = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'XDG_CACHE_HOME': str(folder / 'cache'),
+    'IPYTHONDIR': str(folder / 'ipython'),
+    'JUPYTER_DATA_DIR': str(folder / 'jupyter'),  # so that the kernel is this Python, whatever is installed for the user
+  }
+  command = [sys.executable, '-m', 'papermill', '--no-progress-bar', '-k', 'python3', str(NOTEBOOK), str(folder / name), *words]
+  with (folder / f'{name}.log').open('w') as log:
+    return subprocess.Popen(command, cwd=NOTEBOOK.parent, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def executed(process, folder, name):
+  """The printed text and the kinds of pictures of an execution that went well."""
+  assert process.wait(600) == 0, (folder / f'{name}.log').read_text()[-3000:]
+  outputs = [output for cell in json.loads((folder / name).read_text())['cells'] for output in cell.get('outputs', [])]
+  text = ''.join(''.join(output['text']) for output in outputs if output['output_type'] == 'stream')
+  return text, ''.join(''.join(output['data'].get('text/html', '')) for output in outputs if 'data' in output)
+
+
+@pytest.mark.slow
+def test_a_lost_machine_and_the_next_ones(tmp_path):
+  """The machine is lost after a checkpoint; the next one resumes and ends; a third one says that there is nothing to do."""
+  pytest.importorskip('papermill')
+  pytest.importorskip('ipykernel')
+  psutil = pytest.importorskip('psutil')
+  first = start(tmp_path, 'first.ipynb')
+  deadline = time.time() + 300
+  while not list((tmp_path / 'run' / 'checkpoints').glob('*5')):
+    assert first.poll() is None and time.time() < deadline, (tmp_path / 'first.ipynb.log').read_text()[-3000:]
+    time.sleep(0.1)
+  for process in [*psutil.Process(first.pid).children(recursive=True), first]:
+    process.kill()
+  first.wait()
+  assert json.loads((tmp_path / 'run' / 'status.json').read_text())['reason'] == 'running'
+
+  started = time.time()
+  text, pages = executed(start(tmp_path, 'second.ipynb'), tmp_path, 'second.ipynb')
+  print(f'resumed, evaluated and shown in {time.time() - started:.0f} s')
+  assert 'runs on CPU' in text and 'resuming at step' in text and '100%' in text and 'raw pixels' in text
+  for title in ('Loss', 'Map of the test features (PCA)', 'What the method predicts', 'Where the last block looks'):
+    assert f'<h3>{title}</h3>' in pages
+  lines = [json.loads(line)['step'] for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+  assert lines == list(range(1, 31))
+
+  text, pages = executed(start(tmp_path, 'third.ipynb'), tmp_path, 'third.ipynb')
+  assert 'finished, 30 steps' in text and 'resuming' not in text and '<h3>Loss</h3>' in pages
