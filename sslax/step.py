@@ -74,9 +74,15 @@ def train_step(
 
 
 def jit_step(method: Method, tx: optax.GradientTransformation, seed: int, state_sharding: PyTree, batch_sharding: PyTree):
-  """`train_step` compiled for a mesh: (state, batch) -> (state, metrics). The old state is donated."""
+  """`train_step` compiled for a mesh: (state, batch) -> (state, metrics). The old state is donated.
+
+  The mesh of the shardings is in context while the step is traced, for what is laid out by hand (the blockwise losses).
+  """
+  shardings = jax.tree.leaves(batch_sharding)
+  mesh = shardings[0].mesh.abstract_mesh if shardings else jax.sharding.get_abstract_mesh()
 
   def step(state, batch):
-    return train_step(method, tx, seed, state, batch)
+    with jax.sharding.use_abstract_mesh(mesh):
+      return train_step(method, tx, seed, state, batch)
 
   return jax.jit(step, in_shardings=(state_sharding, batch_sharding), out_shardings=(state_sharding, None), donate_argnums=0)

@@ -68,7 +68,7 @@ class SigLIP(Method):
     image, text, stats = two_towers.apply(self.towers, params, memory['stats'], views, **options)
     scale, bias = jnp.exp(params['logit_scale']), params['logit_bias']
     metrics = {'scale': scale, 'bias': bias, **({} if self.chunk else matching_accuracy(image, text))}
-    return siglip(image, text, scale, bias, self.chunk), Output({'stats': stats}, metrics)
+    return siglip(image, text, scale, bias, self.chunk or None), Output({'stats': stats}, metrics)
 
   def features(self, params, memory, batch):
     """'pooled' [B, D] and 'embedding' [B, E] of batch['image'], 'text_embedding' [B, E] of batch['text']; unit rows."""
