@@ -14,7 +14,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sslax.ops import fsdp as fsdp_rule
 from sslax.run.checkpoint import Checkpointer, state_hash
+from sslax.run.sharding import state_sharding
 from sslax.step import init_state, jit_step
 
 SEED = 3
@@ -28,27 +30,34 @@ def tiny_batch(rows=16, size=16, seed=0):
   return {'image': image, 'label': rng.integers(0, 4, rows).astype(np.int32), 'index': np.arange(rows, dtype=np.int32)}
 
 
-def mesh_of(devices):
-  return jax.make_mesh((devices, 1), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+def mesh_of(devices, fsdp=1):
+  axes = dict(axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+  return jax.make_mesh((devices // fsdp, fsdp), ('data', 'fsdp'), **axes)
 
 
 class Trainer:
-  """init and step of a method on some devices; `run` returns the state and the metrics of each step."""
+  """init and step of a method on some devices; `run` returns the state and the metrics of each step.
 
-  def __init__(self, method, devices=1, batch=None):
-    self.method, self.mesh = method, mesh_of(devices)
+  fsdp: devices that the weights are split over.
+  """
+
+  def __init__(self, method, devices=1, batch=None, fsdp=1):
+    self.method, self.mesh = method, mesh_of(devices, fsdp)
     self.tx = optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(0.05, momentum=0.9))
-    self.rows, self.whole = NamedSharding(self.mesh, P(('data', 'fsdp'))), NamedSharding(self.mesh, P())
+    self.rows, self.state = NamedSharding(self.mesh, P(('data', 'fsdp'))), NamedSharding(self.mesh, P())
     self.batch = self.place(tiny_batch() if batch is None else batch)
-    self.init = jax.jit(functools.partial(init_state, method, self.tx, SEED), out_shardings=self.whole)
-    self.step = jit_step(method, self.tx, SEED, self.whole, self.rows)
+    init = functools.partial(init_state, method, self.tx, SEED)
+    if fsdp > 1:
+      self.state = state_sharding(self.mesh, jax.eval_shape(init, self.batch))
+    self.init = jax.jit(init, out_shardings=self.state)
+    self.step = jit_step(method, self.tx, SEED, self.state, self.rows)
 
   def place(self, batch):
     return jax.device_put(batch, self.rows)
 
   def put(self, state):
     """A copy of a state on these devices: the step donates it."""
-    return jax.device_put(jax.tree.map(np.asarray, state), self.whole)
+    return jax.device_put(jax.tree.map(np.asarray, state), self.state)
 
   def run(self, steps, state=None, batches=None):
     state = self.init(self.batch) if state is None else state
@@ -66,7 +75,7 @@ def first_views(method):
 
 
 class ShortBattery:
-  """The first three checks, which share one run: for the variants of a method that has passed all eight."""
+  """The first three checks, which share a run, and the slow last one: for variants of a method that has passed all eight."""
 
   rows = 16  # images in a batch
   frozen = ()  # parts of memory that do not move on purpose: a frozen teacher
@@ -110,13 +119,37 @@ class ShortBattery:
     assert [path for path in stuck if not path.startswith(prefixes or '-')] == []
     assert all(any(path.startswith(prefix) for path in stuck) for prefix in prefixes), 'declared frozen, but it moves'
 
+  def make_without_batchnorm(self, microbatches=1):
+    """For check 8; None where the method cannot do without."""
+    return None
+
+  @pytest.mark.slow
+  def test_8_eight_devices_or_microbatches_and_split_weights_are_one_device(self, monkeypatch):
+    """Loss and parameters after four steps; pytest -s shows by how much they differ."""
+    monkeypatch.setattr(fsdp_rule, 'MIN_SHARDED_SIZE', 64)  # or these networks would not be split at all
+    whole, parts = self.make_without_batchnorm(), self.make_without_batchnorm(microbatches=4)
+    if whole is None:
+      return  # said by make_without_batchnorm
+    batch = self.batch()
+    one, eight, split = Trainer(whole, 1, batch), Trainer(whole, 8, batch), Trainer(parts, 2, batch, fsdp=2)
+    start = jax.tree.map(np.asarray, one.init(one.batch))
+    state, history = one.run(4, one.put(start))
+    differ = []
+    for other in (eight, split):
+      theirs, metrics = other.run(4, other.put(start))
+      ours = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.params)])
+      theirs = np.concatenate([np.ravel(x) for x in jax.tree.leaves(theirs.params)])
+      losses = [np.array([m['loss'] for m in h]) for h in (history, metrics)]
+      differ += [np.max(np.abs(losses[1] - losses[0]) / np.abs(losses[0])), np.max(np.abs(theirs - ours))]
+      np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5, atol=1e-6)  # a cosine may be near 0
+      np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
+    leaves = jax.tree.leaves(split.state)
+    assert any('fsdp' in sharding.spec for sharding in leaves), 'nothing was split'
+    print(f'\n| {type(self).__name__[4:]} | ' + ' | '.join(f'{x:.1e}' for x in differ) + ' |')
+
 
 class Battery(ShortBattery):
   """Eight checks; `make` is the only thing that a subclass must supply."""
-
-  def make_without_batchnorm(self):
-    """For check 8; None where the method cannot do without."""
-    return None
 
   def test_4_save_restore_continue_is_bit_equal(self, trainer, tmp_path):
     batches = [self.batch(seed=i) for i in range(4)]
@@ -147,7 +180,7 @@ class Battery(ShortBattery):
     batch = self.batch()
     batch['label'] = np.roll(batch['label'], 1)  # another partition, not only other names
     permuted, _ = trainer.run(3, batches=[batch] * 3)
-    same = state_hash(permuted.params) == state_hash(jax.device_put(trained[1].params, trainer.whole))
+    same = state_hash(permuted.params) == state_hash(jax.device_put(trained[1].params, trainer.state))
     assert same != trainer.method.uses_labels, (
       'labels changed the parameters' if not same else 'declared uses_labels, but labels change nothing'
     )
@@ -163,21 +196,6 @@ class Battery(ShortBattery):
     same = features(last.params, last.memory, {'image': others})['pooled'][:4]
     np.testing.assert_allclose(same, out['pooled'][:4], rtol=1e-5, atol=1e-5, err_msg='rows depend on each other')
     assert np.ptp(np.asarray(out['pooled']), axis=0).max() > 1e-3, 'all images have the same features'
-
-  @pytest.mark.slow
-  def test_8_microbatches_are_the_full_batch(self):
-    make = self.make_without_batchnorm
-    whole, parts = make(), make() and make(microbatches=4)
-    if whole is None:
-      return  # said by make_without_batchnorm
-    full, split = Trainer(whole, batch=self.batch()), Trainer(parts, batch=self.batch())
-    start = jax.tree.map(np.asarray, full.init(full.batch))
-    a, history = full.run(3, full.put(start))
-    b, history4 = split.run(3, split.put(start))
-    for x, y in zip(history, history4, strict=True):
-      np.testing.assert_allclose(y['loss'], x['loss'], rtol=1e-5)
-    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
-      np.testing.assert_allclose(np.asarray(y), np.asarray(x), rtol=1e-4, atol=1e-5)
 
 
 def still(first, last):

@@ -28,8 +28,8 @@ tiny_resnet_dino = functools.partial(
 def warnings_of(method, learning_rate, steps=100):
   trainer = Trainer(method, batch=tiny_batch(32))
   tx = optax.adamw(learning_rate)
-  trainer.init = jax.jit(functools.partial(init_state, method, tx, SEED), out_shardings=trainer.whole)
-  trainer.step = jit_step(method, tx, SEED, trainer.whole, trainer.rows)
+  trainer.init = jax.jit(functools.partial(init_state, method, tx, SEED), out_shardings=trainer.state)
+  trainer.step = jit_step(method, tx, SEED, trainer.state, trainer.rows)
   health, state = Health(), None
   for first in range(0, steps, 10):
     state, history = trainer.run(10, state)

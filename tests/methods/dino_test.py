@@ -43,7 +43,7 @@ def test_from_eight_devices_to_four_with_the_same_loss(tmp_path):
   state, _ = eight.run(2)
   checkpointer = Checkpointer(tmp_path, every_steps=1, keep=1, meta={})
   checkpointer.save(2, state, wait=True)
-  abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=four.whole), state)
+  abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=four.state), state)
   restored, _ = checkpointer.restore(abstract)
   checkpointer.close()
   _, on_eight = eight.run(2, state)
