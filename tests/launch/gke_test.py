@@ -1,0 +1,196 @@
+"""GKE: the JobSet by its validators and by its own rules, mistakes on the command line, and xpk's arguments by xpk's dry run."""
+
+import copy
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RENDER, XPK = ROOT / 'launch' / 'gke' / 'render.py', ROOT / 'launch' / 'gke' / 'xpk.sh'
+
+
+@pytest.fixture(scope='module')
+def render():
+  spec = importlib.util.spec_from_file_location('gke_render', RENDER)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def jobset(render, **changes):
+  command = ['python', '-m', 'sslax.train', '--config=configs/simclr.py:imagenet', '--workdir=/gcs/r1']
+  arguments = dict(name='r1', slice_type='v5e:4x4', slices=2, image='registry/sslax:1', bucket='bucket', command=command)
+  return render.render(**arguments | changes)
+
+
+# Slices
+
+
+@pytest.mark.parametrize(
+  'slice_type, hosts, chips, accelerator',
+  [
+    ('v5e:1x1', 1, 1, 'tpu-v5-lite-podslice'),
+    ('v5litepod-16', 4, 4, 'tpu-v5-lite-podslice'),
+    ('v5e:16x16', 64, 4, 'tpu-v5-lite-podslice'),
+    ('v6e:2x2', 1, 4, 'tpu-v6e-slice'),
+    ('v6e-256', 64, 4, 'tpu-v6e-slice'),
+    ('v5p:2x2x2', 2, 4, 'tpu-v5p-slice'),
+    ('v5p-16', 2, 4, 'tpu-v5p-slice'),  # cores: eight chips
+    ('v4-8', 1, 4, 'tpu-v4-podslice'),
+    ('tpu7x:4x4x4', 16, 4, 'tpu7x'),
+  ],
+)
+def test_hosts_and_chips(render, slice_type, hosts, chips, accelerator):
+  job = jobset(render, slice_type=slice_type)['spec']['replicatedJobs'][0]['template']['spec']
+  pod = job['template']['spec']
+  assert (job['parallelism'], job['completions']) == (hosts, hosts)
+  assert pod['containers'][0]['resources']['limits'] == {'google.com/tpu': chips}
+  assert pod['nodeSelector']['cloud.google.com/gke-tpu-accelerator'] == accelerator
+
+
+def test_every_slice_passes_the_rules(render):
+  for slice_type in render.slice_types():
+    assert render.problems(jobset(render, slice_type=slice_type, spot=True, queue='q', env={'A': 'b'})) == []
+
+
+def test_what_each_end_leads_to(render):
+  good = jobset(render)
+  assert [render.outcome(good, code) for code in (2, 3)] == ['FailJobSet'] * 2
+  assert render.outcome(good, 42) == render.outcome(good, 143, disrupted=True) == 'RestartJobSetAndIgnoreMaxRestarts'
+  assert {render.outcome(good, code) for code in (1, 7, 134, 137, 139, 170)} == {'RestartJobSet'}
+
+
+# Mutations: each is valid YAML, and valid for Kubernetes' schemas
+
+
+def _pod(j):
+  return _job(j)['template']['spec']
+
+
+def _job(j):
+  return j['spec']['replicatedJobs'][0]['template']['spec']
+
+
+def _rules(j):
+  return j['spec']['failurePolicy']['rules']
+
+
+MUTATIONS = {
+  'unknown action of the JobSet': lambda j: _rules(j)[0].update(action='FailJobset'),
+  'unknown action of the pods': lambda j: _job(j)['podFailurePolicy']['rules'][0].update(action='Fail'),
+  'unknown reason': lambda j: _rules(j)[0].update(onJobFailureReasons=['PodFailed']),
+  'OnFailure beside podFailurePolicy': lambda j: _pod(j).update(restartPolicy='OnFailure'),
+  'pods that come back alone': lambda j: _job(j).update(backoffLimit=3),
+  'backoffLimit left out': lambda j: _job(j).pop('backoffLimit'),
+  'too few pods': lambda j: _job(j).update(parallelism=2),
+  'completions left out': lambda j: _job(j).pop('completions'),
+  'slices that mix': lambda j: j['metadata'].pop('annotations'),
+  'topology of another size': lambda j: _pod(j)['nodeSelector'].update({'cloud.google.com/gke-tpu-topology': '4x8'}),
+  'topology of another generation': lambda j: _pod(j)['nodeSelector'].update({'cloud.google.com/gke-tpu-topology': '2x2x4'}),
+  'unknown accelerator': lambda j: _pod(j)['nodeSelector'].update({'cloud.google.com/gke-tpu-accelerator': 'tpu-v5e-slice'}),
+  'chips of another host': lambda j: _pod(j)['containers'][0]['resources']['limits'].update({'google.com/tpu': 8}),
+  'no time to save': lambda j: _pod(j).update(terminationGracePeriodSeconds=5),
+  'a shell': lambda j: _pod(j)['containers'][0].update(command=['bash', '-c', 'python -m sslax.train']),
+  'a command in one word': lambda j: _pod(j)['containers'][0].update(command=['python -m sslax.train']),
+  'state in the pod': lambda j: _pod(j)['containers'][0]['command'].__setitem__(-1, '--workdir=/tmp/r1'),
+  'a long name': lambda j: j['metadata'].update(name='r' * 60),
+  'a name with capitals': lambda j: j['metadata'].update(name='Run'),
+  'a label with a space': lambda j: j['metadata']['labels'].update({'kueue.x-k8s.io/queue-name': 'my queue'}),
+  'interruptions that count': lambda j: _rules(j).pop(1),
+  'the wrong rule by its index': lambda j: _rules(j)[0].update(onJobFailureMessagePatterns=['at index 1$']),
+  'user errors that restart': lambda j: _job(j)['podFailurePolicy']['rules'][0]['onExitCodes'].update(values=[3]),
+  'stalls that end the run': lambda j: _job(j)['podFailurePolicy']['rules'][0]['onExitCodes'].update(values=[2, 3, 170]),
+  'exit codes in no order': lambda j: _job(j)['podFailurePolicy']['rules'][0]['onExitCodes'].update(values=[3, 2]),
+  'preemptions that count': lambda j: _job(j)['podFailurePolicy']['rules'].pop(),
+  'preemptions by another condition': lambda j: _job(j)['podFailurePolicy']['rules'][2]['onPodConditions'][0].update(
+    status='False'
+  ),
+  'crashes that end the run': lambda j: _rules(j)[2].update(action='FailJobSet'),
+  'no container': lambda j: _pod(j).pop('containers'),
+}
+
+
+@pytest.mark.parametrize('name', MUTATIONS)
+def test_mutations_are_caught(render, name):
+  good = jobset(render)
+  bad = copy.deepcopy(good)
+  MUTATIONS[name](bad)
+  assert bad != good and render.problems(good) == []
+  assert render.problems(bad), name
+
+
+# Command line
+
+
+def command(*words, timeout=60):
+  env = os.environ | {'PYTHONPATH': str(ROOT)}
+  started = time.time()
+  done = subprocess.run([sys.executable, str(RENDER), *words], capture_output=True, text=True, env=env, timeout=timeout, cwd='/')
+  return done.returncode, done.stdout, done.stderr, time.time() - started
+
+
+GOOD = ['--name=r1', '--type=v5e:4x4', '--image=registry/sslax:1', '--bucket=bucket']
+TRAIN = ['--', '--config=configs/simclr.py:imagenet', '--config.batch_size=4096']
+
+
+def test_the_printed_yaml_is_the_jobset_and_checks_out(render, tmp_path):
+  code, out, err, _ = command(*GOOD, '--env=A=b=c', *TRAIN)
+  assert code == 0, err
+  train = ['python', '-m', 'sslax.train', *TRAIN[1:], '--workdir=/gcs/r1']
+  assert yaml.safe_load(out) == jobset(render, slices=1, command=train, env={'A': 'b=c'})
+  (tmp_path / 'r1.yaml').write_text(out.replace('backoffLimit: 0', 'backoffLimit: 6'))
+  code, out, err, _ = command(f'--check={tmp_path / "r1.yaml"}')
+  assert code == 2 and 'backoffLimit is 6' in err
+
+
+@pytest.mark.parametrize(
+  'words, said',
+  [
+    ([*GOOD, '--type=v5e:4x5', *TRAIN], 'v5e:4x4'),
+    ([*GOOD, '--slice=2', *TRAIN], '--slices'.removeprefix('--')),
+    ([*GOOD[:3], *TRAIN], '--bucket'),
+    ([*GOOD, '--bucket=gs://bucket/folder', *TRAIN], 'without gs://'),
+    ([*GOOD, '--image=registry/sslax:latest', *TRAIN], 'version'),
+    ([*GOOD, '--name=My_Run', *TRAIN], 'lower case'),
+    ([*GOOD, '--grace=5', *TRAIN], 'terminationGracePeriodSeconds is 5'),
+    ([*GOOD, '--slices=0', *TRAIN], '--slices'),
+    ([*GOOD, '--env=TOKEN', *TRAIN], 'NAME=VALUE'),
+    (GOOD, '--config'),
+    ([*GOOD, '--', '--config=configs/simclr.py', '--workdir=runs/x'], '/gcs'),
+    (['--check=/no/such.yaml'], 'No such file'),
+  ],
+)
+def test_mistakes_end_with_2_and_a_hint(words, said):
+  code, out, err, seconds = command(*words)
+  assert (code, out) == (2, '') and said in err and 'Traceback' not in err, err
+
+
+# Validators, where they are installed
+
+
+@pytest.mark.parametrize('slice_type, slices', [('v5e:4x4', 2), ('v6e:2x4', 1), ('v5p:2x2x2', 1)])
+def test_schemas_know_every_field(render, slice_type, slices):
+  models = pytest.importorskip('kubeflow_trainer_api.models')
+  validate = pytest.importorskip('kubernetes_validate')
+  good = jobset(render, slice_type=slice_type, slices=slices, spot=True, queue='q', service_account='s')
+
+  def unknown(j):  # a field that the model does not have is gone after the round trip
+    return json.loads(models.JobsetV1alpha2JobSet.from_dict(j).to_json()) != j
+
+  assert not unknown(good)
+  typo = copy.deepcopy(good)
+  _rules(typo)[0]['onJobFailureMessagePattern'] = _rules(typo)[0].pop('onJobFailureMessagePatterns')
+  assert unknown(typo)
+  job = {'apiVersion': 'batch/v1', 'kind': 'Job', 'metadata': {'name': 'r1'}}
+  template = good['spec']['replicatedJobs'][0]['template']
+  validate.validate(job | template, validate.latest_version(), strict=True)
+  _pod(typo)['terminationGracePeriod'] = 60
+  with pytest.raises(validate.ValidationError):
+    validate.validate(job | typo['spec']['replicatedJobs'][0]['template'], validate.latest_version(), strict=True)
