@@ -24,7 +24,7 @@ FLOORS = {  # room: what it may import beside its own room
 FLOORS['protocols'] = BASE | {'ops', 'data', 'losses', 'models', 'step', 'run'}
 FLOORS['comparison_results'] = FLOORS['evaluator'] | {'evaluator'}
 FLOORS['comparison'] = FLOORS['comparison_results'] | {'comparison_results'}
-for door in ('train', 'evaluate', 'show'):
+for door in ('train', 'evaluate', 'show', 'plan'):
   FLOORS[door] = FLOORS['evaluator'] | {'evaluator'}
 FLOORS['compare'] = FLOORS['comparison'] | {'comparison'}
 ALONE = {'methods'}  # no file of these rooms imports another of the same room ...
