@@ -1,9 +1,12 @@
 """Pre-train an encoder: python -m sslax.train --config=configs/simclr.py:digits --workdir=runs/digits
 
-Run it again to go on where it stopped. Exit codes: 0 done, 2 user error, 3 diverged, 42 interrupted with the state saved.
+Run it again to go on where it stopped. Exit codes: 0 done, 2 user error, 3 diverged, 42 interrupted with the state saved,
+170 stalled or another process lost.
 """
 
+import os
 import pathlib
+import socket
 
 from absl import flags
 
@@ -14,6 +17,8 @@ DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Stop after the summary: everythin
 
 
 def main() -> None:
+  import jax
+
   from sslax.run.faults import StopRequest
 
   with StopRequest() as stop:  # first of all: a SIGTERM during imports or compilation ends the run in order, too
@@ -31,7 +36,8 @@ def main() -> None:
       print(f'{workdir}: finished, {run.total_steps} steps; evaluate it with: python -m sslax.evaluate --workdir={workdir}')
       return
     lowered = loop.lower(run)
-    print(f'{workdir}\n{loop.summary(run, lowered)}', flush=True)
+    if jax.process_index() == 0:
+      print(f'{workdir}\n{loop.summary(run, lowered)}', flush=True)
     if DRY_RUN.value:
       print('dry run: nothing compiled, nothing written')
       return
@@ -54,8 +60,9 @@ def _workdir(value: str | None, *, dry_run: bool) -> pathlib.Path:
   if not dry_run:
     try:
       workdir.mkdir(parents=True, exist_ok=True)
-      (workdir / '.writable').touch()
-      (workdir / '.writable').unlink()
+      probe = workdir / f'.writable.{socket.gethostname()}.{os.getpid()}'  # several processes do this at the same time
+      probe.touch()
+      probe.unlink()
     except OSError as error:
       raise UserError(f'--workdir={workdir} cannot be written: {error}') from None
   return workdir

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
@@ -13,6 +14,14 @@ from ml_collections import config_flags
 
 from sslax import errors
 from sslax.errors import UserError, suggest
+
+LAST = 2.0  # seconds that process 0 stays longer than the others after an error
+
+COORDINATOR = flags.DEFINE_string(
+  'coordinator', '', 'HOST:PORT of process 0, for several processes without a scheduler. SLURM, Open MPI, TPU pods are found.'
+)
+NUM_PROCESSES = flags.DEFINE_integer('num_processes', 0, '... their number; 1: by itself, whatever is found.', lower_bound=0)
+PROCESS_ID = flags.DEFINE_integer('process_id', -1, '... the number of this one, from 0.', lower_bound=-1)
 
 
 def define_config(required: bool = True) -> None:
@@ -34,7 +43,21 @@ def run(main: Callable[[], int | None]) -> None:
   code = _run(main)
   sys.stdout.flush()
   sys.stderr.flush()
-  sys.exit(code)
+  _leave(code)
+
+
+def _leave(code: int) -> None:
+  jax = sys.modules.get('jax')
+  if jax is None or not jax.distributed.is_initialized():
+    sys.exit(code)
+  if code in (errors.DONE, errors.INTERRUPTED):
+    jax.distributed.shutdown()  # waits until all are here, which they will be soon: they stop at the same step
+    sys.exit(code)
+  # The others may never come: a wait for them would hide what happened here. The end of process 0 ends them, though, whatever
+  # they were about to say: it leaves last where all have something to say.
+  if jax.process_index() == 0:
+    time.sleep(LAST)
+  os._exit(code)
 
 
 def _run(main) -> int:
@@ -51,6 +74,23 @@ def _run(main) -> int:
     return _say('interrupted before there was a state to save', 130)
   except PermissionError as error:
     return _say(f'error: no permission: {error}', errors.USER_ERROR)
+  except Exception as error:
+    traceback.print_exc()
+    if 'jax' in sys.modules and _peer_lost(error):
+      return _say('another process of this run is gone; the same command on all of them goes on', errors.STALLED)
+    return 1
+
+
+def _peer_lost(error: Exception) -> bool:
+  import jax
+
+  from sslax.run.cluster import PeerLost
+
+  # What a collective (Gloo, NCCL) or the coordinator's server says when the other end is gone.
+  gone = 'Gloo|NCCL|[Cc]onnection|[Ss]ocket|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|heartbeat'
+  return isinstance(error, PeerLost) or (
+    isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized() and bool(re.search(gone, str(error)))
+  )
 
 
 def _say(message, code):
@@ -145,12 +185,17 @@ def _shorten(text: str) -> str:
 
 
 def start_jax() -> None:
-  """Joins the other processes when SSLAX_COORDINATOR (host:port), SSLAX_NUM_PROCESSES and SSLAX_PROCESS_ID say so; sets the
-  compilation cache.
+  """Sets the compilation cache and joins the other processes of this run, if there are any (see `cluster.join`).
 
   Must run before anything asks jax for devices.
+
+  Raises:
+    UserError: there is no device, or the flags do not say who the others are.
+    PeerLost: the others did not come.
   """
   import jax
+
+  from sslax.run import cluster
 
   cache = os.environ.get(
     'JAX_COMPILATION_CACHE_DIR',
@@ -159,18 +204,12 @@ def start_jax() -> None:
   jax.config.update('jax_compilation_cache_dir', cache)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
-  count = int(os.environ.get('SSLAX_NUM_PROCESSES', '1'))
-  if count > 1:
-    missing = [name for name in ('SSLAX_COORDINATOR', 'SSLAX_PROCESS_ID') if name not in os.environ]
-    if missing:
-      raise UserError(f'SSLAX_NUM_PROCESSES={count} needs {" and ".join(missing)}')
-    jax.distributed.initialize(
-      os.environ['SSLAX_COORDINATOR'],
-      count,
-      int(os.environ['SSLAX_PROCESS_ID']),
-      heartbeat_timeout_seconds=30,
-      shutdown_timeout_seconds=60,
-    )
+  said = flags.FLAGS.is_parsed()  # not in a notebook
+  cluster.join(
+    coordinator=COORDINATOR.value if said else '',
+    count=NUM_PROCESSES.value if said else 0,
+    index=PROCESS_ID.value if said else -1,
+  )
   try:
     jax.devices()
   except RuntimeError as error:

@@ -19,6 +19,7 @@ class StopRequest:
 
   def __init__(self):
     self.signal = ''
+    self._handed_on = False
     self._old = {}
 
   def __enter__(self):
@@ -38,11 +39,15 @@ class StopRequest:
 
   def agreed(self, step: int) -> bool:
     """True on every process at the same step, once any of them was asked to stop."""
-    if jax.process_count() == 1:
+    if not jax.distributed.is_initialized():
       return bool(self.signal)
     from jax.experimental import multihost_utils
 
-    # jax.distributed turns SIGTERM into a preemption notice that all processes agree on.
+    # jax.distributed has put a SIGTERM handler of its own in the place of ours, also where it has joined one process only: the
+    # signal is a notice to all, who agree on a step. What came before that, and the other signals, are handed on to it.
+    if self.signal and not self._handed_on:
+      self._handed_on = True
+      os.kill(os.getpid(), signal.SIGTERM)
     return multihost_utils.reached_preemption_sync_point(step)
 
 

@@ -403,7 +403,9 @@ def train(
       batches.close()
     if writer is not None:
       writer.close()
-    checkpointer.close()
+    # A save waits for all processes. After a failure that only this one may have seen it would keep this one for ever.
+    if jax.process_count() == 1 or isinstance(sys.exception(), (type(None), Interrupted, Diverged)):
+      checkpointer.close()
 
 
 def train_batches(run: Run, start_step: int) -> pipeline.Batches:
