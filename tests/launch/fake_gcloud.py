@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -IS
 """A gcloud with pods of its own: queued resources and nodes in a JSON file, their hosts as folders of this machine.
 
 `ssh` runs the command in each host's folder as its home, in processes of this machine, so that launch/lib/worker.sh and what it starts are the
@@ -216,6 +216,9 @@ def scp(name, source, place, flags):
 
 
 def main(argv):
+  if argv[:2] == ['fake', 'preempt']:
+    with State() as state:
+      return preempt(state, argv[2])
   with open(FOLDER / 'calls.jsonl', 'a') as calls:
     calls.write(json.dumps(argv) + '\n')
   words = argv[1:] if argv[0] == 'alpha' else argv

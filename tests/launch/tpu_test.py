@@ -1,0 +1,314 @@
+"""launch/tpu against a gcloud that keeps pods in folders: what it does, what it refuses, what it repairs, what it leaves alone."""
+
+import json
+import os
+import pathlib
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from launch.pod import ROOT, Box, script, wait_for
+
+RUN = ('--run_id=r1', '--workdir=/shared/r1', '--', '--config=configs/simclr.py:digits', '--config.seed=1')
+
+
+@pytest.fixture
+def box(tmp_path):
+  box = Box(tmp_path)
+  yield box
+  box.close()
+
+
+def watch(box, *args, type='v5litepod-4', **more):
+  return box.tpu('watch', '--name=pod', '--zone=us-central1-a', f'--type={type}', '--spot', f'--python={box.python}', *args, *RUN, **more)
+
+
+def test_life_of_a_pod(box):
+  """create, setup, run, status, logs, kill, resume, delete: each once on two hosts, and what each refuses meanwhile."""
+  create = ('create', '--name=pod', '--zone=us-central1-a', '--type=v5e-8', '--spot')
+  assert 'until launch/tpu delete' in box.ok(*create)
+  assert 'exists: ACTIVE' in box.ok(*create) and box.count('create') == 1
+  code, output = box.tpu('create', '--name=pod', '--type=v5e-16')
+  assert code == 2 and 'exists as v5litepod-8' in output
+  code, output = box.tpu('run', *RUN)
+  assert code == 2 and 'launch/tpu setup' in output, output
+  (box.project / 'unknown.py').touch()
+  output = box.ok('setup', f'--python={box.python}')
+  assert 'jax 0.10.2' in output and 'unknown.py' in output
+  assert 'attempt 1' in box.ok('run', *RUN)
+  assert 'running r1 1 joined' in box.ok('status')
+  code, output = box.tpu('run', *RUN)
+  assert code == 2 and 'busy' in output
+  output = box.ok('logs', '--grep=^train')
+  lines = sorted(line for line in output.splitlines())
+  assert [line.split()[0] for line in lines] == ['w0', 'w1'] and lines[0].endswith('--config.seed=1 --workdir=/shared/r1')
+  assert {line.split()[0] for line in box.ok('logs', '--worker=1').splitlines()} == {'w1'}
+  assert 'code 42' in box.ok('kill')
+  code, output = box.tpu('status')
+  assert code == 42 and output.count('ended r1 1 42') == 2
+  assert 'attempt 2' in box.ok('run', *RUN)  # the same name goes on
+  assert 'saved' in (box.host(0) / 'runs/r1/log.before').read_text()
+  assert 'pod' in box.ok('ssh', '--worker=1', '--', 'echo', 'pod $HOME')
+  box.ok('delete')
+  assert box.state()['resources'] == {} and not list((box.cloud / 'pods').glob('*/*'))
+  assert 'no pod' in box.tpu('delete', '--name=pod', '--zone=us-central1-a')[1]
+
+
+def test_five_preemptions(box):
+  """Each is recovered, nothing is left over, and the neighbours without our label are not touched."""
+  box.foreign('pod-2')
+  box.foreign('pod2', 'SUSPENDED', {'sslax': 'other'})
+  box.plan('0')
+  box.plan(*['preempt'] * 5, host=0)
+  code, output = watch(box, '--delete_when_done')
+  assert code == 0 and 'r1 is done' in output, output
+  assert re.findall(r'restart (\d) in (\d+) s', output) == [(str(i + 1), str(30 * 2**i)) for i in range(5)]
+  assert box.count('create') == box.count('delete') == 6
+  assert set(box.state()['resources']) == {'pod-2', 'pod2'}
+  assert not [call for call in box.calls() if {'pod-2', 'pod2'} & set(call)]
+
+
+CODES = {  # what the hosts' processes end with, one after the other: (host 0, host 1, code of watch, how often it ran)
+  'saved': (['42', '0'], ['42', '0'], 0, 2),
+  'stalled': (['170', '0'], ['134', '0'], 0, 2),
+  'user error beside a peer that saved': (['2'], ['42'], 2, 1),
+  'crash beside a peer that saved': (['42'], ['1'], 1, 1),
+  'diverged': (['3'], ['hang'], 3, 1),
+}
+
+
+@pytest.mark.parametrize('case', CODES)
+def test_watch_by_exit_code(case, box):
+  first, second, expected, runs = CODES[case]
+  box.plan(*first, host=0)
+  box.plan(*second, host=1)
+  box.set(birth=['WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE'])
+  code, output = watch(box, type='v5litepod-8', SSLAX_PEER_SECONDS='10')
+  assert code == expected, output
+  assert (box.host(0) / 'runs/r1/attempt').read_text() == str(runs)
+  if expected:
+    assert f'w0 the last line before {first[0]}' in output
+  assert 'paid for' in output and box.count('delete') == 0
+
+
+def test_watch_ends_at_its_limits(box):
+  box.plan(*['42'] * 9)
+  code, output = watch(box, '--max_restarts=2')
+  assert code == 42 and 'used up' in output and output.count('restart ') == 2, output
+  box.plan('hang')
+  (box.cloud / 'plan.w0').unlink()
+  code, output = watch(box, '--max_hours=1', '--delete_when_done', SSLAX_POLL='1200')
+  assert code == 42 and 'are over' in output and 'ended in order, code 42' in output, output
+  assert box.state()['resources'] == {}
+
+
+def test_watch_outlives_what_google_does(box):
+  """Creation refused once, deletion once, a predecessor that failed: all in one life."""
+  box.foreign('pod', 'FAILED', {'sslax': 'pod'})
+  box.faults({'kind': 'refuse delete', 'times': 1}, {'kind': 'refuse create', 'times': 2})
+  box.plan('0')
+  code, output = watch(box)
+  assert code == 0 and output.count('Quota') == 2 and output.count('restart ') == 2, output
+
+
+def test_a_silent_api_is_asked_again(box):
+  box.make('v5litepod-4')
+  box.faults({'kind': 'no answer', 'times': 2})
+  box.ok('status', SSLAX_API_SECONDS='1')
+  box.faults({'kind': 'no answer', 'times': 3})
+  code, output = box.tpu('delete', SSLAX_API_SECONDS='1')
+  assert code == 170 and 'three attempts' in output and box.count('delete') == 0, output
+
+
+@pytest.mark.parametrize('command', ['delete', 'create', 'setup', 'kill', 'watch'])
+def test_what_is_not_ours_is_left_alone(command, box):
+  box.foreign('pod', 'SUSPENDED' if command in ('create', 'watch') else 'ACTIVE', {'sslax': 'another'})
+  args = ('--type=v5e-8', '--spot') if command in ('create', 'watch') else ()
+  code, output = box.tpu(command, '--name=pod', '--zone=us-central1-a', *args, *(RUN if command == 'watch' else ()))
+  assert code == 2 and 'left alone' in output, output
+  assert not [call for call in box.calls() if 'describe' not in call]
+
+
+def test_ssh_that_fails_twice(box):
+  box.faults({'kind': 'ssh', 'host': 1, 'times': 2})
+  box.make()
+  box.faults({'kind': 'ssh', 'host': 0, 'times': 2})
+  box.ok('run', *RUN)
+
+
+def test_an_answer_that_was_lost_starts_nothing_twice(box):
+  box.make()
+  box.faults({'kind': 'ssh after', 'host': 1, 'word': 'run', 'times': 1})
+  assert 'attempt 1' in box.ok('run', *RUN)
+  assert (box.host(1) / 'runs/r1/log').read_text().count('train') == 1 and not (box.host(1) / 'runs/r1/log.before').exists()
+
+
+def test_a_host_that_does_not_answer_is_named(box):
+  box.ok('create', '--name=pod', '--zone=us-central1-a', '--type=v5e-8', '--spot')
+  box.faults({'kind': 'ssh', 'host': 1, 'times': 99})
+  code, output = box.tpu('setup', f'--python={box.python}')
+  assert code == 170 and 'w1' in output and 'w0' not in output, output
+
+
+def test_no_host_runs_alone(box):
+  box.make()
+  box.faults({'kind': 'ssh after', 'host': 1, 'word': 'run', 'times': 99})
+  code, output = box.tpu('run', *RUN)
+  assert code == 170 and 'w1' in output and 'stopped' in output, output
+  assert (box.host(0) / 'runs/r1/code').read_text() == '42'
+
+
+def test_kill_by_pid(box):
+  """A process that ignores SIGTERM is killed; a pid that was given out again is not."""
+  box.plan('deaf')
+  box.make('v5litepod-4')
+  box.ok('run', *RUN)
+  assert 'killed, code 137' in box.ok('kill', '--grace=1')
+  innocent = subprocess.Popen(['sleep', '60'])
+  try:
+    (box.host(0) / 'runs/r1/code').unlink()
+    for name in ('pid', 'supervisor'):
+      (box.host(0) / 'runs/r1' / name).write_text(f'{innocent.pid} 12345')
+    assert 'nothing was running' in box.ok('kill') and innocent.poll() is None
+    assert box.tpu('status')[0] == 137  # neither alive nor a code
+  finally:
+    innocent.kill()
+
+
+def test_lockfile_is_removed_only_when_nobody_holds_the_tpu(box):
+  box.make('v5litepod-4')
+  host = box.host(0).parent
+  (host / 'libtpu_lockfile').touch()
+  (host / 'accel0').touch()
+  with open(host / 'accel0') as held:
+    output = box.ok('kill')
+    assert str(os.getpid()) in output and (host / 'libtpu_lockfile').exists(), (output, held)
+  assert 'stale' in box.tpu('doctor')[1]
+  assert 'removed' in box.ok('kill') and not (host / 'libtpu_lockfile').exists()
+
+
+UV = """#!/bin/bash
+echo "$*" >>"$FAKE_GCLOUD/uv"
+case "$*" in
+  *'pip compile'*) for word; do case "$word" in --output-file=*) echo 'jax==0.10.2' >"${word#*=}" ;; esac; done ;;
+  *'uv venv'* | *' venv '*) mkdir -p "${!#}/bin" && cp PYTHON "${!#}/bin/python" ;;
+  *'pip install'*) [ ! -f "$FAKE_GCLOUD/pip fails" ] || { rm "$FAKE_GCLOUD/pip fails"; exit 1; } ;;
+esac
+"""
+
+
+def test_environment_is_whole_or_absent(box):
+  """Resolved once; a half-built one is built again, a whole one is not; after a preemption the same versions come back."""
+  uv = UV.replace('PYTHON', str(box.python / 'bin' / 'python'))
+  script(box.hosts_path / 'python3', f'#!/bin/bash\nmkdir -p "$HOME/sslax/uv/bin"\ncp {script(box.folder / "uv", uv)} "$HOME/sslax/uv/bin/uv"\n')
+  box.ok('create', '--name=pod', '--zone=us-central1-a', '--type=v5e-8', '--spot')
+  (box.cloud / 'pip fails').touch()
+  code, output = box.tpu('setup')
+  assert code == 1 and 'lock file' in output, output
+  box.ok('setup')
+  done = (box.cloud / 'uv').read_text()
+  assert done.count('compile') == 1 and done.count(' venv ') == 3, done
+  next((box.host(0) / 'venv').glob('*/.sslax')).unlink()
+  box.ok('setup')
+  done = (box.cloud / 'uv').read_text()
+  assert done.count('compile') == 1 and done.count(' venv ') == 4, done
+  assert len(list((box.host(0) / 'venv').iterdir())) == 1
+
+
+def test_different_versions_are_refused(box):
+  (box.cloud / 'versions.w1').write_text('python 3.12.3, jax 0.10.3\n')
+  box.ok('create', '--name=pod', '--zone=us-central1-a', '--type=v5e-8', '--spot')
+  code, output = box.tpu('setup', f'--python={box.python}')
+  assert code == 2 and 'w0: python 3.12.3, jax 0.10.2' in output and 'w1: python 3.12.3, jax 0.10.3' in output, output
+
+
+def test_secrets_are_in_no_command_and_no_log(box):
+  secret = box.folder / 'secrets'
+  secret.write_text('WANDB_API_KEY=canary-5f1a\n')
+  box.ok('create', '--name=pod', '--zone=us-central1-a', '--type=v5e-8', '--spot')
+  setup = ('setup', f'--python={box.python}', f'--secrets={secret}')
+  code, output = box.tpu(*setup)
+  assert code == 2 and 'chmod 600' in output
+  secret.chmod(0o600)
+  box.ok(*setup)
+  box.ok('run', *RUN)
+  pid = (box.host(1) / 'runs/r1/pid').read_text().split()[0]
+  assert b'WANDB_API_KEY=canary-5f1a' in pathlib.Path(f'/proc/{pid}/environ').read_bytes()
+  assert b'canary' not in pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
+  box.ok('kill')
+  kept = box.host(1) / 'secrets.env'
+  assert kept.stat().st_mode & 0o777 == 0o600
+  found = subprocess.run(['grep', '-rl', 'canary-5f1a', box.folder], capture_output=True, text=True).stdout.split()
+  assert {pathlib.Path(path).name for path in found} == {'secrets', 'secrets.env'}, found
+  secret.unlink()
+  assert box.tpu(*setup)[0] == 2
+
+
+def test_bucket_in_another_region(box):
+  box.make('v5litepod-4')
+  box.set(buckets={'gs://b': {'location': 'EUROPE-WEST4'}})
+  run = ('run', '--run_id=r1', '--workdir=gs://b/r1')
+  code, output = box.tpu(*run, *RUN[2:])
+  assert code == 2 and 'europe-west4' in output and 'us-central1' in output, output
+  box.ok(*run, '--allow_cross_region', *RUN[2:])
+  box.ok('kill')
+  box.set(buckets={'gs://b': {'location': 'US'}})
+  box.ok(*run, *RUN[2:])
+
+
+def test_dry_run_prints_what_runs(box):
+  """Byte for byte, in the same order, and changes nothing; looks are taken."""
+  steps = [
+    ('create', '--name=pod', '--zone=us-central1-a', '--type=v5e-4', '--spot'),
+    ('setup', f'--python={box.python}'),
+    ('run', *RUN),
+    ('kill',),
+    ('delete',),
+  ]
+  for step in steps:
+    before, log = box.state(), box.home / 'tpu' / 'pod' / 'commands.log'
+    cut = step.index('--') if '--' in step else len(step)
+    process = subprocess.run(
+      [box.project / 'launch' / 'tpu', *step[:cut], '--dry_run', *step[cut:]], env=box.environment(), capture_output=True, text=True
+    )
+    assert process.returncode == 0 and box.state() == before, process
+    length = len(log.read_text()) if log.exists() else 0
+    box.ok(*step)
+    ran = log.read_text()[length:].splitlines()
+    asked = ('describe', 'worker.sh\\ status')
+    where = re.compile(r'/tmp/tmp\.\w+/')  # a folder of its own for each call
+    expected = [where.sub('', line) for line in ran if not any(word in line for word in asked)]
+    assert [where.sub('', line) for line in process.stdout.splitlines()] == expected
+
+
+TYPOS = {
+  'command': (['stauts'], 'status'),
+  'flag': (['create', '--zoen=us-central1-a'], '--zone'),
+  'switch': (['create', '--spto'], '--spot'),
+  'single word': (['create', 'zone=x'], '--zone'),
+  'type': (['create', '--name=a', '--zone=z', '--type=v5elite-16', '--spot'], 'v5e'),
+  'name': (['create', '--name=A_b', '--zone=z'], 'lower-case'),
+  'no value': (['create', '--name'], '--name='),
+  'capacity': (['create', '--name=a', '--zone=z', '--type=v5e-16', '--spot', '--reserved'], '--spot --reserved'),
+  'preset': (['run', '--name=a', '--zone=z', '--run_id=r', '--workdir=/x', '--env=v6', '--', '--config=c'], 'v6e'),
+  'place': (['run', '--name=a', '--zone=z', '--run_id=r', '--workdir=runs/x', '--', '--config=c'], 'gs://'),
+  'no config': (['run', '--name=a', '--zone=z', '--run_id=r', '--workdir=/x'], '-- --config'),
+  'duration': (['create', '--name=a', '--zone=z', '--type=v5e-16', '--spot', '--timeout=6'], '6h'),
+}
+
+
+def test_typos(tmp_path):
+  """Exit 2 with what was meant, within a second each, before gcloud is asked anything."""
+  box = Box(tmp_path)
+  for case, (args, hint) in TYPOS.items():
+    started = time.process_time() + sum(os.times()[2:4])
+    code, output = box.tpu(*args)
+    took = time.process_time() + sum(os.times()[2:4]) - started
+    assert code == 2 and hint in output and took < 1, (case, took, output)
+  assert box.calls() == []
