@@ -18,6 +18,7 @@ HARMLESS = (
   'mesh.',
   'online.',
   'eval.',
+  'stall_timeout',
   'data.threads',
   'data.workers',
   'data.prefetch',
@@ -36,6 +37,7 @@ def base_config() -> ml_collections.ConfigDict:
       microbatches=1,  # the encoder runs batch_size / microbatches images at a time
       num_epochs=0.0,  # the length of the run: either this ...
       num_steps=0,  # ... or this
+      stall_timeout=900.0,  # seconds without a step that end the run, to be started anew (exit code 170); 0: never
       graft=(),  # parts of the state that come from other runs or from weights, as strings; see sslax/run/graft.py
       data=dict(
         train='digits:@train',  # a URI; see sslax/data/sources.py
@@ -97,6 +99,7 @@ def check(config: ml_collections.ConfigDict, devices: int) -> None:
     'checkpoint.keep_every',
     'online.every_steps',
     'data.eval_resize',
+    'stall_timeout',
   ):
     if get(config, key) < 0:
       wrong.append(f'config.{key}={get(config, key)} must not be negative')

@@ -28,6 +28,7 @@ from sslax.run.checkpoint import Checkpointer, Reader, SaveFailed, state_hash
 from sslax.run.faults import Status, StopRequest, read_status
 from sslax.run.health import Health
 from sslax.run.metrics import MetricWriter
+from sslax.run.watchdog import Watchdog
 from sslax.spec import build
 from sslax.step import TrainState, init_state, jit_step, timed
 
@@ -288,6 +289,12 @@ def train(
   status = Status(
     workdir, step=0, total_steps=run.total_steps, reason='starting', last_checkpoint=None, bad_records=0, warnings=said
   )
+  suffix = f'.{jax.process_index()}' if jax.process_count() > 1 else ''
+  dog = Watchdog(
+    workdir / f'stacks.{jax.process_index()}.txt',
+    config.get('stall_timeout', 0),  # runs from before there was one do not have the key
+    on_stall=lambda: status.update(reason='stalled', last_checkpoint=newest()),
+  )
   writer = batches = bar = None
   try:
     restored = checkpointer.restore(run.abstract_state)
@@ -306,7 +313,6 @@ def train(
     writer = MetricWriter(workdir, start)
     compiled = lowered.compile()  # ahead of time: it cannot compile a second time, whatever it is called with
     batches = train_batches(run, start)
-    suffix = f'.{jax.process_index()}' if jax.process_count() > 1 else ''
     bad = BadRecords(
       run.source, workdir / f'bad_records{suffix}.jsonl', config.data.max_bad_fraction, captioned=run.tokenize is not None
     )
@@ -358,9 +364,10 @@ def train(
 
     for step in range(start, run.total_steps):
       if stop.agreed(step):
-        if step > start or not restored:
-          save(step, wait=True)
-        checkpointer.wait()
+        with dog.slow():
+          if step > start or not restored:
+            save(step, wait=True)
+          checkpointer.wait()
         status.update(step=step, reason='interrupted', last_checkpoint=newest())
         raise Interrupted(f'{stop.signal or "preempted"} at step {step}; saved in {workdir}; the same command goes on')
       batch = next(batches)
@@ -368,18 +375,22 @@ def train(
       state, metrics = compiled(state, sharding.global_batch(batch, rows))
       # ORDER MATTERS: step n is dispatched, now read n-1: the device never waits for the host.
       settle()
+      if step > start:  # the first step waits for the slowest process to compile
+        dog.beat()
       if step == start:
         status.update(first_step_seconds=round(time.time() - started, 2))
       done = step + 1
       wants_online = (
         online is not None and config.online.every_steps and (done % config.online.every_steps == 0 or done == run.total_steps)
       )
-      pending = (done, metrics, online(state) if wants_online else {})
+      with dog.slow():
+        pending = (done, metrics, online(state) if wants_online else {})
       status.update(now=False, step=done, bad_records=bad.count)
       if checkpointer.due(done) and done < run.total_steps:
         save(done, wait=False)
-    save(run.total_steps, wait=True)
-    checkpointer.wait()
+    with dog.slow():  # storage may take its time for the last one
+      save(run.total_steps, wait=True)
+      checkpointer.wait()
     status.update(
       reason='done',
       last_checkpoint=newest(),
@@ -396,6 +407,11 @@ def train(
   except UserError as error:
     status.update(reason=f'user error: {error}'[:500])
     raise
+  except Interrupted:
+    raise
+  except Exception as error:
+    status.update(reason=f'failed: {type(error).__name__}: {error}'[:500])
+    raise
   finally:
     if bar is not None:
       bar.close()
@@ -405,7 +421,9 @@ def train(
       writer.close()
     # A save waits for all processes. After a failure that only this one may have seen it would keep this one for ever.
     if jax.process_count() == 1 or isinstance(sys.exception(), (type(None), Interrupted, Diverged)):
-      checkpointer.close()
+      with dog.slow():
+        checkpointer.close()
+    dog.close()
 
 
 def train_batches(run: Run, start_step: int) -> pipeline.Batches:
