@@ -144,6 +144,7 @@ verb_supervise() { # the parent of the training: writes its pid, waits, writes i
   wait $! || code=$?
   printf '%s' "$code" >"$folder/code.new"
   mv -f "$folder/code.new" "$folder/code"
+  kill -KILL -- "-$$" # the last act: data workers that outlived their parent, which would keep the host busy, and this shell
 }
 
 holders() { # the processes that have a TPU open, other people's too where sudo asks nothing

@@ -1,167 +1,265 @@
-#!/usr/bin/env -S python3 -IS
-"""A gcloud with pods of its own: queued resources and nodes in a JSON file, their hosts as folders of this machine.
+"""A gcloud with pods of its own: a table of queued resources and nodes, and hosts that are folders of this machine.
 
-`ssh` runs the command in each host's folder as its home, in processes of this machine, so that launch/lib/worker.sh and what it starts are the
-real ones. $FAKE_GCLOUD is the folder that holds it all: state.json, calls.jsonl (every call), pods/NODE/wN (the homes). A preemption kills
-what runs in them and removes them.
+The `gcloud` on the PATH is a few lines of bash that hand their arguments to a server in this process: a call takes 10 ms. `ssh` runs the command
+with a host's folder as its home, so that launch/lib/worker.sh and what it starts are the real ones. A preemption kills what runs there, by its
+recorded pid, and removes the folder.
 """
 
-import fcntl
-import json
 import os
 import pathlib
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
-import sys
-import time
+import threading
 
-FOLDER = pathlib.Path(os.environ['FAKE_GCLOUD'])
 HOSTS = {'v5litepod-4': 1, 'v5litepod-8': 2, 'v5litepod-16': 4, 'v5p-8': 1}
-NAME_OF_LABEL = 'sslax'
 
-# The answers to the formats that launch/tpu asks for, as gcloud prints them (tests/launch/tpu_test.py asks gcloud's own printer).
-FORMATS = {
-  'csv[no-heading](state.state,tpu.nodeSpec[0].node.labels.sslax,tpu.nodeSpec[0].node.acceleratorType)': lambda r: ','.join(
-    (r['state'], r['labels'].get(NAME_OF_LABEL, ''), r['type'])
-  ),
-  'csv[no-heading](state,networkEndpoints[].ipAddress)': lambda n: (
-    n['state'] + ',' + ';'.join(f'127.0.0.{i + 1}' for i in range(n['hosts']))
-  ),
-  'value(location)': lambda b: b['location'],
-  'value(type)': lambda names: '\n'.join(names),
-}
+CLIENT = """#!/bin/bash
+exec 3<>/dev/tcp/127.0.0.1/"$FAKE_GCLOUD"
+printf '%s\\0' "$#" "$@" >&3
+while IFS= read -r line <&3; do
+  case "$line" in
+    1*) printf '%s\\n' "${line:1}" ;;
+    2*) printf '%s\\n' "${line:1}" >&2 ;;
+    3*) exit "${line:1}" ;;
+  esac
+done
+exit 255
+"""
 
-
-class State:
-  """The JSON file, for one process at a time."""
-
-  def __enter__(self):
-    FOLDER.mkdir(exist_ok=True)
-    self.lock = open(FOLDER / 'lock', 'w')
-    fcntl.flock(self.lock, fcntl.LOCK_EX)
-    path = FOLDER / 'state.json'
-    self.values = json.loads(path.read_text()) if path.exists() else {}
-    for key, value in (('clock', 0), ('resources', {}), ('buckets', {}), ('faults', []), ('birth', ['ACTIVE'])):
-      self.values.setdefault(key, value)
-    return self.values
-
-  def __exit__(self, *_):
-    (FOLDER / 'state.json').write_text(json.dumps(self.values, indent=1))
-    self.lock.close()
+# The answers to the formats that launch/tpu asks for, as gcloud prints them (tpu_test.py compares them with gcloud's own printer).
+RESOURCE = 'csv[no-heading](state.state,tpu.nodeSpec[0].node.labels.sslax,tpu.nodeSpec[0].node.acceleratorType)'
+NODE = 'csv[no-heading](state,networkEndpoints[].ipAddress)'
 
 
-def fault(state, kind, **where):
-  """True when a fault of this kind is due here; each entry {kind, times, ...} strikes so often."""
-  for entry in state['faults']:
-    if entry['kind'] == kind and entry['times'] > 0 and all(entry.get(k, v) == v for k, v in where.items()):
-      entry['times'] -= 1
-      return entry
-  return None
+class Refused(Exception):
+  """What gcloud says before it exits with 1 (or another code)."""
+
+  def __init__(self, message, code=1):
+    super().__init__(message)
+    self.code = code
 
 
-def end(message, code=1):
-  print(f'ERROR: (gcloud) {message}', file=sys.stderr)
-  sys.exit(code)
+class Cloud:
+  """Attributes:
+  resources: {name: {state, later, labels, type, nodes: {node: {state, hosts}}}}; `later`: the states that the next looks find.
+  faults: [{kind, times, ...}]: `refuse create`, `refuse delete`, `no answer`, `scp`, `ssh` (host), and `ssh after` (host, word): the command
+    whose line has the word is run, and its answer lost.
+  birth: the states of a new resource.
+  env: what hosts have in their environment; join: also the addresses that jax.distributed needs.
+  """
 
+  def __init__(self, folder):
+    self.folder = folder
+    self.resources, self.faults, self.buckets, self.calls, self.env = {}, [], {}, [], {}
+    self.birth, self.join, self.path = ['ACTIVE'], False, '/usr/bin:/bin'
+    self.lock, self.sessions = threading.Lock(), []  # (node, process) of each ssh
+    cloud = self
 
-def flags_of(words):
-  """(positional arguments, {flag: value or True})."""
-  names, flags = [], {}
-  for word in words:
-    if word.startswith('--'):
-      name, _, value = word[2:].partition('=')
-      flags[name] = value if '=' in word else True
-    else:
-      names.append(word)
-  return names, flags
+    class Handler(socketserver.StreamRequestHandler):
+      def handle(self):
+        cloud.serve(self.rfile, self.wfile, self.connection)
 
+    class Server(socketserver.ThreadingTCPServer):
+      allow_reuse_address = daemon_threads = True
 
-def node_names(name, flags):
-  if 'node-id' in flags:
-    return [flags['node-id']]
-  return [f'{flags["node-prefix"]}-{i}' for i in range(int(flags['node-count']))]
+    self.server = Server(('127.0.0.1', 0), Handler)
+    self.port = self.server.server_address[1]
+    threading.Thread(target=self.server.serve_forever, kwargs={'poll_interval': 0.05}, daemon=True).start()
 
+  def close(self):
+    for name in list(self.resources):
+      self.delete(name)
+    self.server.shutdown()
+    self.server.server_close()
 
-def create(state, name, flags):
-  if name in state['resources']:
-    end(f'ALREADY_EXISTS: {name}')
-  if fault(state, 'refuse create'):
-    end("RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' has been exceeded.")
-  labels = dict(pair.split('=') for pair in flags.get('labels', '').split(',') if pair)
-  nodes = {n: {'state': 'READY', 'hosts': HOSTS[flags['accelerator-type']]} for n in node_names(name, flags)}
-  state['resources'][name] = dict(
-    state=state['birth'][0], later=state['birth'][1:], labels=labels, type=flags['accelerator-type'], nodes=nodes
-  )
+  def serve(self, reader, writer, connection):
+    words, data = [], b''
+    while not words or len(words) <= int(words[0]):
+      data += connection.recv(65536)
+      words = data.decode().split('\0')[:-1]
+    argv = words[1:]
+    turn = threading.Lock()
 
+    def say(kind, text):
+      with turn:
+        writer.write(''.join(f'{kind}{line}\n' for line in str(text).splitlines()).encode())
 
-def describe_resource(state, name, flags):
-  if fault(state, 'no answer'):
-    time.sleep(60)
-  if name not in state['resources']:
-    end(f"NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/{name}' was not found")
-  resource = state['resources'][name]
-  answer = FORMATS[flags['format']](resource)
-  if resource['later']:  # a look later it has gone on
-    resource['state'] = resource['later'].pop(0)
-  print(answer)
+    try:
+      if argv[0] != 'fake':
+        self.calls.append(argv)
+      code = self.call(argv, say, connection)
+    except Refused as refused:
+      say(2, f'ERROR: (gcloud) {refused}')
+      code = refused.code
+    try:
+      say(3, code or 0)
+    except OSError:  # the caller was killed
+      pass
 
+  def call(self, argv, say, connection):
+    words = [w for w in argv if not w.startswith('--')]
+    flags = dict(w[2:].split('=', 1) if '=' in w else (w[2:], True) for w in argv if w.startswith('--'))
+    words = words[1:] if words[0] == 'alpha' else words
+    match words:
+      case ['fake', 'preempt', name]:
+        self.preempt(name)
+      case ['compute', 'tpus', 'tpu-vm', 'ssh', node]:
+        return self.ssh(node, flags, say, connection)
+      case ['compute', 'tpus', 'tpu-vm', 'scp', source, target]:
+        self.scp(source, *target.split(':'), flags)
+      case ['compute', 'tpus', 'queued-resources', 'create', name]:
+        self.create(name, flags)
+      case ['compute', 'tpus', 'queued-resources', 'delete', name]:
+        if self.fault('refuse delete'):
+          raise Refused('INTERNAL: try again')
+        self.need(self.resources, name)
+        self.delete(name)
+      case ['compute', 'tpus', 'queued-resources', 'describe', name] if flags['format'] == RESOURCE:
+        if self.fault('no answer'):
+          connection.recv(1)  # until the caller gives up
+        with self.lock:
+          r = self.need(self.resources, name)
+          say(1, f'{r["state"]},{r["labels"].get("sslax", "")},{r["type"]}')
+          if r['later']:
+            r['state'] = r['later'].pop(0)
+      case ['compute', 'tpus', 'tpu-vm', 'describe', name] if flags['format'] == NODE:
+        node = self.node(name)
+        say(1, node['state'] + ',' + ';'.join(f'127.0.0.{i + 1}' for i in range(node['hosts'])))
+      case ['compute', 'tpus', 'accelerator-types', 'list']:
+        say(1, '\n'.join(HOSTS))
+      case ['storage', 'buckets', 'describe', bucket]:
+        say(1, self.need(self.buckets, bucket))
+      case ['config', 'get-value', what]:
+        say(1, {'account': 'user@example.com', 'project': 'p'}[what])
+      case ['version']:
+        say(1, '528.0.0')
+      case _:
+        raise Refused(f'the fake knows no {argv}', 2)
 
-def find_node(state, name):
-  for resource in state['resources'].values():
-    if name in resource['nodes'] and resource['state'] == 'ACTIVE':
-      return resource['nodes'][name]
-  return end(f"NOT_FOUND: Resource 'projects/p/locations/z/nodes/{name}' was not found")
+  def need(self, table, name):
+    if name not in table:
+      raise Refused(f"NOT_FOUND: Resource '{name}' was not found")
+    return table[name]
 
+  def fault(self, kind, **where):
+    """True when a fault of this kind is due here, which is counted."""
+    with self.lock:
+      for entry in self.faults:
+        if entry['kind'] == kind and entry['times'] > 0 and all(entry[k] == v for k, v in where.items() if k in entry):
+          if 'word' not in entry or entry['word'] in where['line'].split():
+            entry['times'] -= 1
+            return True
+    return False
 
-def home(node, host):
-  return FOLDER / 'pods' / node / f'w{host}'
+  def create(self, name, flags):
+    if name in self.resources:
+      raise Refused(f'ALREADY_EXISTS: {name}')
+    if self.fault('refuse create'):
+      raise Refused("RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' has been exceeded.")
+    names = [flags['node-id']] if 'node-id' in flags else [f'{flags["node-prefix"]}-{i}' for i in range(int(flags['node-count']))]
+    labels = dict(pair.split('=') for pair in flags['labels'].split(','))
+    self.add(name, self.birth[0], labels, flags['accelerator-type'], names, self.birth[1:])
 
+  def add(self, name, state, labels, type='v5litepod-4', nodes=(), later=()):
+    nodes = {node: {'state': 'READY', 'hosts': HOSTS[type], 'port': free_port()} for node in nodes or [name]}
+    self.resources[name] = dict(state=state, later=list(later), labels=labels, type=type, nodes=nodes)
 
-def stop_hosts(node):
-  """What a preemption does to the processes and the disks of a node's hosts."""
-  for pids in (FOLDER / 'pods' / node).glob('w*/sslax/runs/*'):
-    for name in ('supervisor', 'pid'):
-      try:
-        pid = int((pids / name).read_text().split()[0])
-        (os.killpg if name == 'supervisor' else os.kill)(pid, signal.SIGKILL)
+  def node(self, name):
+    for resource in list(self.resources.values()):
+      if name in resource['nodes'] and resource['state'] == 'ACTIVE':
+        return resource['nodes'][name]
+    raise Refused(f"NOT_FOUND: Resource '{name}' was not found")
+
+  def host(self, number, node='pod'):
+    """The home of a host."""
+    return self.folder / node / f'w{number}'
+
+  def preempt(self, name):
+    resource = self.resources[name]
+    resource['state'] = 'SUSPENDED'
+    for node, values in resource['nodes'].items():
+      values['state'] = 'PREEMPTED'
+      self.stop(node)
+
+  def delete(self, name):
+    for node in self.resources.pop(name)['nodes']:
+      self.stop(node)
+
+  def stop(self, node):
+    for path in (self.folder / node).glob('w*/sslax/runs/*/supervisor'):
+      try:  # the supervisor leads the session; not when a test wrote another's pid there
+        if os.getsid(pid := int(path.read_text().split()[0])) == pid:
+          os.killpg(pid, signal.SIGKILL)
       except (OSError, ValueError, IndexError):
         pass
-  shutil.rmtree(FOLDER / 'pods' / node, ignore_errors=True)
+    for of, process in self.sessions:
+      if of == node and process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    shutil.rmtree(self.folder / node, ignore_errors=True)
 
+  def environment(self, name, number, node):
+    """What a host knows: little of this machine, and what a TPU VM's metadata say."""
+    home = self.host(number, name)
+    home.mkdir(parents=True, exist_ok=True)
+    env = {'HOME': str(home), 'PATH': self.path, 'LANG': 'C.UTF-8', 'FAKE_GCLOUD': str(self.port), 'HOST': f'w{number}'}
+    env |= {'SSLAX_TPU_LOCKFILE': str(home / 'libtpu_lockfile'), 'SSLAX_TPU_DEVICE': str(home / 'accel*')}
+    if self.join and node['hosts'] > 1:
+      env |= {'SSLAX_COORDINATOR': f'127.0.0.1:{node["port"]}'}
+      env |= {'SSLAX_NUM_PROCESSES': str(node['hosts']), 'SSLAX_PROCESS_ID': str(number)}
+    return env | self.env
 
-def preempt(state, name):
-  resource = state['resources'][name]
-  resource['state'] = 'SUSPENDED'
-  for node in resource['nodes']:
-    stop_hosts(node)
-    resource['nodes'][node]['state'] = 'PREEMPTED'
+  def which(self, node, flags):
+    return range(node['hosts']) if flags.get('worker', '0') == 'all' else [int(flags.get('worker', '0'))]
 
+  def ssh(self, name, flags, say, connection):
+    node, line, code, started = self.node(name), flags['command'], 0, []
+    for number in self.which(node, flags):
+      if self.fault('ssh', host=number, line=line):
+        code = 255
+        continue
+      lost = self.fault('ssh after', host=number, line=line)
+      process = subprocess.Popen(
+        ['bash', '-c', line], env=self.environment(name, number, node), cwd=self.host(number, name),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+      )  # fmt: skip
+      started.append((process, lost))
+      self.sessions.append((name, process))
 
-def delete(state, name, flags):
-  if name not in state['resources']:
-    end(f'NOT_FOUND: {name} was not found')
-  if fault(state, 'refuse delete'):
-    end('INTERNAL: try again')
-  for node in state['resources'].pop(name)['nodes']:
-    stop_hosts(node)
+    def forward(process, pipe, kind, lost):
+      try:
+        for text in pipe:
+          if not lost:
+            say(kind, text.rstrip('\n') or ' ')
+      except OSError:  # the caller is gone: so is its ssh
+        os.killpg(process.pid, signal.SIGHUP)
 
+    threads = [
+      threading.Thread(target=forward, args=(process, pipe, kind, lost), daemon=True)
+      for process, lost in started
+      for kind, pipe in ((1, process.stdout), (2, process.stderr))
+    ]
+    for thread in threads:
+      thread.start()
+    for process, lost in started:
+      code = process.wait() or code
+      code = 255 if lost or code < 0 else code
+    for thread in threads:
+      thread.join(5)
+    return code
 
-def which_hosts(node, flags):
-  worker = flags.get('worker', '0')
-  return range(node['hosts']) if worker == 'all' else [int(worker)]
-
-
-def environment(state, name, host, node):
-  """What a host knows: little of this machine, and what a TPU VM's metadata say (here: the addresses of jax.distributed)."""
-  path = home(name, host)
-  path.mkdir(parents=True, exist_ok=True)
-  env = {'HOME': str(path), 'PATH': state.get('path', '/usr/bin:/bin'), 'LANG': 'C.UTF-8', 'FAKE_GCLOUD': str(FOLDER), 'FAKE_HOST': f'{name}/w{host}'}
-  port = state.setdefault('ports', {}).setdefault(name, free_port())
-  if state.get('join') and node['hosts'] > 1:
-    env |= {'SSLAX_COORDINATOR': f'127.0.0.1:{port}', 'SSLAX_NUM_PROCESSES': str(node['hosts']), 'SSLAX_PROCESS_ID': str(host)}
-  return env | {'SSLAX_TPU_LOCKFILE': str(path / 'libtpu_lockfile'), 'SSLAX_TPU_DEVICE': str(path / 'accel*')} | state.get('env', {})
+  def scp(self, source, name, place, flags):
+    node = self.node(name)
+    if self.fault('scp'):
+      raise Refused('scp: Connection closed', 255)
+    for number in self.which(node, flags):
+      target = self.host(number, name) / place
+      mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
+      target.parent.mkdir(parents=True, exist_ok=True)
+      shutil.copyfile(source, target)  # as scp does: a file that is there keeps its mode
+      target.chmod(mode)
 
 
 def free_port():
@@ -170,89 +268,8 @@ def free_port():
     return s.getsockname()[1]
 
 
-def ssh(name, flags):
-  with State() as state:
-    node = find_node(state, name)
-    command = flags['command']
-    runs = []
-    for host in which_hosts(node, flags):
-      entry = fault(state, 'ssh', host=host) or (fault(state, 'ssh after', host=host, word=_verb(command)))
-      if entry and entry['kind'] == 'ssh':
-        runs.append((host, None, entry))
-      else:
-        runs.append((host, environment(state, name, host, node), entry))
-  code, processes = 0, []
-  for host, env, entry in runs:
-    if env is None:
-      code = 255
-      continue
-    # The answer is lost after the command has run: what a retry meets.
-    out = subprocess.DEVNULL if entry else None
-    processes.append((subprocess.Popen(['bash', '-c', command], env=env, cwd=env['HOME'], stdin=subprocess.DEVNULL, stdout=out), entry))
-  for process, entry in processes:
-    code = process.wait() or code
-    if entry:
-      code = 255
-  sys.exit(code)
-
-
-def _verb(command):
-  words = command.split()
-  return words[words.index('bash') + 2] if 'bash' in words else words[0]
-
-
-def scp(name, source, place, flags):
-  with State() as state:
-    node = find_node(state, name)
-    failed = fault(state, 'scp')
-    for host in which_hosts(node, flags):
-      if failed:
-        end('scp: Connection closed', 255)
-      target = home(name, host) / place
-      target.parent.mkdir(parents=True, exist_ok=True)
-      mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-      shutil.copyfile(source, target)  # as scp: what is there keeps its mode
-      target.chmod(mode)
-
-
-def main(argv):
-  if argv[:2] == ['fake', 'preempt']:
-    with State() as state:
-      return preempt(state, argv[2])
-  with open(FOLDER / 'calls.jsonl', 'a') as calls:
-    calls.write(json.dumps(argv) + '\n')
-  words = argv[1:] if argv[0] == 'alpha' else argv
-  names, flags = flags_of(words)
-  kind = ' '.join(names[:4])
-  if kind.startswith('compute tpus tpu-vm ssh'):
-    return ssh(names[4], flags)
-  if kind.startswith('compute tpus tpu-vm scp'):
-    name, _, place = names[5].partition(':')
-    return scp(name, names[4], place, flags)
-  with State() as state:
-    if kind == 'compute tpus queued-resources create':
-      create(state, names[4], flags)
-    elif kind == 'compute tpus queued-resources describe':
-      describe_resource(state, names[4], flags)
-    elif kind == 'compute tpus queued-resources delete':
-      delete(state, names[4], flags)
-    elif kind == 'compute tpus tpu-vm describe':
-      print(FORMATS[flags['format']](find_node(state, names[4])))
-    elif kind == 'compute tpus accelerator-types list':
-      print(FORMATS[flags['format']](sorted(HOSTS)))
-    elif kind == 'storage buckets describe gs://b':
-      print(FORMATS[flags['format']](state['buckets']['gs://b']))
-    elif names[:2] == ['storage', 'buckets']:
-      end(f'{names[3]} not found: 404. NOT_FOUND')
-    elif names[:3] == ['config', 'get-value', 'account']:
-      print('user@example.com')
-    elif names[:3] == ['config', 'get-value', 'project']:
-      print('p')
-    elif names == ['version']:
-      print('528.0.0')
-    else:
-      end(f'the fake knows no {argv}', 2)
-
-
-if __name__ == '__main__':
-  main(sys.argv[1:])
+def install(folder: pathlib.Path):
+  """The client as folder/gcloud."""
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / 'gcloud').write_text(CLIENT)
+  (folder / 'gcloud').chmod(0o755)

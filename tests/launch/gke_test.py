@@ -5,6 +5,8 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -194,3 +196,75 @@ def test_schemas_know_every_field(render, slice_type, slices):
   _pod(typo)['terminationGracePeriod'] = 60
   with pytest.raises(validate.ValidationError):
     validate.validate(job | typo['spec']['replicatedJobs'][0]['template'], validate.latest_version(), strict=True)
+
+
+# xpk
+
+XPK_FLAGS = ['--name=r1', '--cluster=c1', '--type=v5litepod-16', '--image=registry/sslax:1', '--workdir=/gcs/r1']
+
+
+def xpk(*words, path=''):
+  env = os.environ | {'PATH': f'{path}:{os.environ["PATH"]}'}
+  done = subprocess.run(['bash', str(XPK), *words], capture_output=True, text=True, env=env, timeout=300)
+  return done.returncode, done.stdout, done.stderr
+
+
+def test_xpk_gets_its_own_arguments(tmp_path):
+  (tmp_path / 'xpk').write_text(f'#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n')
+  (tmp_path / 'xpk').chmod(0o755)
+  code, out, err = xpk(*XPK_FLAGS, '--project=p', '--xpk=--storage=gcs --priority=high', '--', '--config=a b.py', path=tmp_path)
+  assert code == 0, err
+  words = json.loads(out)
+  assert words[:2] == ['workload', 'create'] and words[-2:] == ['--storage=gcs', '--priority=high']
+  assert {'--workload=r1', '--num-slices=1', '--restart-on-exit-codes=42', '--max-restarts=50', '--project=p'} <= set(words)
+  (command,) = (word for word in words if word.startswith('--command='))
+  assert command.rstrip() == '--command=exec python -m sslax.train --config=a\\ b.py --workdir=/gcs/r1'
+
+
+@pytest.mark.parametrize(
+  'words, said',
+  [
+    ([*XPK_FLAGS[1:], '--', '--config=x'], '--name is missing'),
+    ([*XPK_FLAGS, '--slice=2', '--', '--config=x'], '--slices'),
+    (XPK_FLAGS, 'what to train'),
+    ([*XPK_FLAGS, '--image=sslax', '--', '--config=x'], 'version'),
+  ],
+)
+def test_xpk_mistakes_end_with_2(words, said, tmp_path):
+  code, out, err = xpk(*words, path=tmp_path)
+  assert (code, out) == (2, '') and said in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('slice_type', ['v5litepod-16', 'v6e-8', 'v5p-16'])
+def test_xpk_accepts_and_agrees(render, slice_type, tmp_path):
+  """xpk's dry run takes our arguments, has the same hosts and chips, and its shell lets Python save and keeps its exit code."""
+  if shutil.which('xpk') is None:
+    pytest.skip('xpk is not installed')
+  train = ['--', '--config=configs/simclr.py:imagenet']
+  where = ['--project=p', '--zone=us-west4-a', '--dry_run', f'--type={slice_type}', '--slices=2']
+  code, out, err = xpk(*XPK_FLAGS, *where, *train)
+  assert code == 0, out + err
+  theirs = yaml.safe_load(re.search(r'^apiVersion: jobset.*?(?=^\[XPK\])', out, re.DOTALL | re.MULTILINE)[0])
+  ours = jobset(render, slice_type=slice_type)
+  for where in ('parallelism', 'completions', 'backoffLimit'):
+    assert _job(theirs)[where] == _job(ours)[where], where
+  assert theirs['spec']['replicatedJobs'][0]['replicas'] == 2 and theirs['spec']['failurePolicy']['maxRestarts'] == 50
+  for label, value in _pod(theirs)['nodeSelector'].items():
+    assert _pod(ours)['nodeSelector'][label] == value
+  container = _pod(theirs)['containers'][0]
+  assert container['resources']['limits'] == _pod(ours)['containers'][0]['resources']['limits']
+  actions = [render.outcome(theirs, code) for code in (42, 170, 137, 2, 3)]
+  assert actions == ['RestartJobSet'] * 3 + ['FailJobSet'] * 2
+
+  (tmp_path / 'python').write_text(
+    f'#!{sys.executable}\nimport signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n'
+    'print("ready", flush=True)\nsignal.pause()\n'
+  )
+  (tmp_path / 'python').chmod(0o755)
+  env = os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+  process = subprocess.Popen(container['command'], env=env, stdout=subprocess.PIPE, text=True)
+  while process.stdout.readline() != 'ready\n':
+    assert process.poll() is None
+  process.terminate()
+  assert process.wait(60) == 42
