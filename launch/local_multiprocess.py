@@ -81,7 +81,7 @@ def wait(processes, grace, drills):
         ended[i] = now
         say(f'process {i} ended with {process.returncode} after {now:.1f} s')
         bad = now if bad is None and process.returncode else bad
-    if bad is not None and now > bad + grace + 10:
+    if bad is not None and now > bad + grace + min(10, grace):
       send(processes, signal.SIGKILL)
     elif bad is not None and now > bad + grace:
       send(processes, signal.SIGTERM)

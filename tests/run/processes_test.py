@@ -1,35 +1,117 @@
-"""Two processes (gloo) against one, and eight devices against one, with the real trainer."""
+"""Several processes (gloo) against one, in health, and after kill -9, SIGTERM and a hang; eight devices against one."""
 
-import socket
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
-from run.trainer import TINY, lines, start, status, train
+from run.trainer import KILL, ROOT, TERM, TINY, environment, lines, status, train
+
+LAUNCH = ROOT / 'launch' / 'local_multiprocess.py'
+TRIALS = range(int(os.environ.get('SSLAX_TRIALS', '1')))  # of each drill
 
 
-def free_port():
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    return s.getsockname()[1]
+def launch(*args, command=()):
+  return subprocess.Popen(
+    [sys.executable, str(LAUNCH), *args, '--', *map(str, command)], cwd=ROOT, env=environment(), text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+  )  # fmt: skip
+
+
+def pair(workdir, *flags, grace=40):
+  """Two trainers with one device each."""
+  return launch('--processes=2', f'--grace={grace}', command=[f'--config={TINY}', f'--workdir={workdir}', *flags])
+
+
+def finish(process, timeout=300):
+  output, _ = process.communicate(timeout=timeout)
+  return process.returncode, output
+
+
+def codes(output):
+  return [int(code) for code in re.search(r'exit codes (.*)', output)[1].split()]
+
+
+def drill(workdir, number, rank, step, *flags, grace=40):
+  """Starts two, sends `number` to one once metrics.jsonl has reached `step`. Returns (exit code, output, seconds to the end)."""
+  process = pair(workdir, *flags, grace=grace)
+  head, path = '', workdir / 'metrics.jsonl'
+  while f'process {rank} is' not in head:
+    head += process.stdout.readline()
+  deadline = time.time() + 240
+  while time.time() < deadline and process.poll() is None and not (path.exists() and len(path.read_text().splitlines()) >= step):
+    time.sleep(0.02)
+  assert process.poll() is None and path.exists(), head + process.communicate()[0]
+  os.kill(int(re.search(rf'process {rank} is (\d+)', head)[1]), number)
+  started = time.monotonic()
+  code, output = finish(process)
+  return code, head + output, time.monotonic() - started
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('unbroken')
+  code, output = finish(pair(workdir))
+  assert code == 0 and codes(output) == [0, 0], output
+  return workdir
+
+
+def continues_bitwise(workdir, unbroken):
+  code, output = finish(pair(workdir))
+  assert code == 0 and 'resuming at step' in output, output
+  assert status(workdir)['state_hash'] == status(unbroken)['state_hash']
+  assert (workdir / 'metrics.jsonl').read_bytes() == (unbroken / 'metrics.jsonl').read_bytes()
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(tmp_path):
+def test_two_processes_are_one(unbroken, tmp_path):
   """Two processes with one device each see the same images in the same order as one process with two: the same losses."""
-  code, output = train(tmp_path / 'one', '--config.num_steps=6', devices=2)
+  code, output = train(tmp_path, devices=2)
   assert code == 0, output
-  port = free_port()
-  pair = [
-    start('train', f'--config={TINY}', f'--workdir={tmp_path / "two"}', '--config.num_steps=6',
-    SSLAX_COORDINATOR=f'127.0.0.1:{port}',
-          SSLAX_NUM_PROCESSES='2', SSLAX_PROCESS_ID=str(i))
-    for i in range(2)
-  ]  # fmt: skip
-  outputs = [process.communicate(timeout=180)[0] for process in pair]
-  assert [process.returncode for process in pair] == [0, 0], '\n'.join(outputs)
-  one, two = lines(tmp_path / 'one'), lines(tmp_path / 'two')
-  assert [line['step'] for line in two] == [1, 2, 3, 4, 5, 6]
-  for a, b in zip(one, two, strict=True):
+  assert [line['step'] for line in lines(unbroken)] == list(range(1, 41))
+  for a, b in zip(lines(tmp_path)[:6], lines(unbroken), strict=False):
     assert b['loss'] == pytest.approx(a['loss'], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('trial', TRIALS)
+def test_kill_9_of_one(unbroken, tmp_path, trial):
+  """The other ends within 20 seconds with a code that launchers restart on: 170, or 134 where jax's own heartbeat was first."""
+  victim, step = (1, 0)[trial % 2], 6 + 5 * trial
+  code, output, seconds = drill(tmp_path, KILL, victim, step)
+  print(f'\nkill -9 of process {victim} at step {step}: exit codes {codes(output)}, launcher {code}, {seconds:.1f} s')
+  assert code == 170 and codes(output)[victim] == -9 and codes(output)[1 - victim] in (170, -6), output
+  assert seconds < 20
+  continues_bitwise(tmp_path, unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('trial', TRIALS)
+def test_sigterm_to_one(unbroken, tmp_path, trial):
+  """Both save the same step and exit with 42."""
+  asked, step = (1, 0)[trial % 2], 6 + 5 * trial
+  code, output, seconds = drill(tmp_path, TERM, asked, step)
+  at = status(tmp_path)
+  print(f'\nSIGTERM to process {asked} at step {step}: both saved step {at["step"]}, exit codes {codes(output)}, {seconds:.1f} s')
+  assert (code, codes(output), at['reason'], at['step']) == (42, [42, 42], 'interrupted', at['last_checkpoint']), output
+  assert re.findall(r'at step (\d+); saved', output) == [str(at['step'])] * 2
+  continues_bitwise(tmp_path, unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('trial', TRIALS)
+def test_a_process_that_hangs(unbroken, tmp_path, trial):
+  """One is frozen: the other notices that there is no progress, says where it stands, and all are ended."""
+  frozen, step = (1, 0)[trial % 2], 6 + 5 * trial
+  code, output, seconds = drill(tmp_path, signal.SIGSTOP, frozen, step, '--config.stall_timeout=6', grace=2)
+  print(f'\nprocess {frozen} frozen at step {step}: exit codes {codes(output)}, launcher {code}, {seconds:.1f} s')
+  assert code == 170 and codes(output)[1 - frozen] == 170, output
+  assert 'in settle' in (tmp_path / f'stacks.{1 - frozen}.txt').read_text()
+  assert frozen == 0 or status(tmp_path)['reason'] == 'stalled'
+  continues_bitwise(tmp_path, unbroken)
 
 
 def test_eight_devices_are_one_in_the_real_trainer(tmp_path):
