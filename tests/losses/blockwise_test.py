@@ -18,7 +18,7 @@ from sslax.method import Method, Output
 from sslax.ops.unit import unit
 from sslax.step import init_state, jit_step
 
-LABEL = np.random.default_rng(2).integers(0, 20, 512)  # some of 45 rows have no positive
+LABEL = np.random.default_rng(2).integers(0, 20, 512)  # some of 48 rows have no positive
 QUEUE = np.float32(corners.unit(corners.pairs(50, seed=1)[0]))
 
 # [N, D] twice and two learnt scalars, so that all look the same.
@@ -62,12 +62,12 @@ def on_mesh(shape, f, *arrays):
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_value_and_gradients_of_the_plain_form(name):
-  arrays = inputs(45)  # blocks of 16: the last one is padded
-  same(compiled(name, 16)(*arrays), compiled(name, 0)(*arrays))
+  arrays = inputs(48)  # blocks of 14: the last one is padded
+  same(compiled(name, 14)(*arrays), compiled(name, 0)(*arrays))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('rows', [48, 9, 2])
+@pytest.mark.parametrize('rows', [64, 9, 2])
 @pytest.mark.parametrize('name', LOSSES)
 def test_rows_that_fill_the_blocks_or_less_than_one(name, rows):
   arrays = inputs(rows)
@@ -90,10 +90,10 @@ def test_rows_that_fill_the_blocks_or_less_than_one(name, rows):
 )
 def test_eight_devices_are_one(monkeypatch, name, shape, ring):
   monkeypatch.setattr(blockwise, 'RING_ROWS', 0 if ring else 10**9)
-  arrays = inputs(64)
+  arrays = inputs(48)
   f = jax.value_and_grad(lambda *x: LOSSES[name](*x, block=5), (0, 1, 2, 3))
   result, text = on_mesh(shape, f, *arrays)
-  same(result, compiled(name, 16)(*arrays))
+  same(result, compiled(name, 0)(*arrays))
   moves = set(re.findall(r' (all-gather|all-to-all|collective-permute)(?:-start)?\(', text))
   if name.startswith('supcon'):
     moves -= {'all-gather'}  # of the labels, for the number of positives
@@ -132,10 +132,10 @@ def test_accuracies_of_the_plain_form():
 
 def test_learnt_pairs_keep_their_digits():
   """Where rows find their pairs, lse and positive are large and nearly equal: they must not be rounded one by one."""
-  a = corners.pairs(45)[0]
+  a = corners.pairs(48)[0]
   logits = (corners.unit(np.float64(a)) @ corners.unit(np.float64(a)).T) / np.float64(np.float32(0.05))
   exact = -np.diag(corners.log_softmax(logits)).mean()
-  loss, _ = compiled('info_nce', 16)(a, a, np.float32(0.05), np.float32(0))
+  loss, _ = compiled('info_nce', 14)(a, a, np.float32(0.05), np.float32(0))
   assert 1e-4 < exact < 1e-2 and abs(loss - exact) < 1e-7
 
 
