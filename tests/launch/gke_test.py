@@ -235,6 +235,33 @@ def test_xpk_mistakes_end_with_2(words, said, tmp_path):
   assert (code, out) == (2, '') and said in err
 
 
+# The page
+
+
+def test_the_commands_of_the_page(render, tmp_path):
+  """Each block runs by bash, with stand-ins for what needs a cloud; render.py is the real one, xpk.sh too."""
+  blocks = re.findall(r'```bash\n(.*?)```', (ROOT / 'docs' / 'launching_clusters.md').read_text(encoding='utf-8'), re.DOTALL)
+  bin, project = tmp_path / 'bin', tmp_path / 'project'
+  bin.mkdir()
+  project.mkdir()
+  for name in ('launch', 'configs', 'sslax', 'requirements.txt'):
+    (project / name).symlink_to(ROOT / name)
+  for name in ('docker', 'kubectl', 'xpk', 'sky'):
+    (bin / name).write_text(f'#!/bin/sh\necho "{name} $@" >> {tmp_path}/calls\n')
+    (bin / name).chmod(0o755)
+  (bin / 'python').symlink_to(sys.executable)
+  env = os.environ | {'PATH': f'{bin}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT)}
+  for block in blocks:
+    done = subprocess.run(['bash', '-euo', 'pipefail', '-c', block], cwd=project, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, block + done.stderr
+  written = yaml.safe_load((project / 'r1.yaml').read_text())
+  assert render.problems(written) == [] and 'train-{000..146}.tar' in str(_pod(written)['containers'][0]['command'])
+  calls = (tmp_path / 'calls').read_text()
+  assert 'xpk workload create --workload=r1' in calls and 'sky jobs launch launch/sky/sslax.yaml' in calls
+  for path in re.findall(r'(?:-f|launch) (launch/\S+)', calls):
+    assert (ROOT / path).is_file(), path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('slice_type', ['v5litepod-16', 'v6e-8', 'v5p-16'])
 def test_xpk_accepts_and_agrees(render, slice_type, tmp_path):

@@ -146,6 +146,58 @@ def test_the_project_is_found_around_and_below(helpers, tmp_path, monkeypatch):
   assert helpers['find_project']() is None
 
 
+def cell(helpers, word, **names):
+  """Runs the code cell that has this word, with stand-ins by name for what its own lines define."""
+  (source,) = (source for _, source in code_cells() if word in source)
+  tree = ast.parse(source)
+  tree.body = [node for node in tree.body if getattr(node, 'name', '') not in names]
+  exec(compile(tree, str(NOTEBOOK), 'exec'), helpers | names)
+
+
+def test_a_git_url_is_cloned_once(helpers, tmp_path, monkeypatch, capsys):
+  origin = tmp_path / 'origin'
+  (origin / 'configs').mkdir(parents=True)
+  (origin / 'configs' / 'simclr.py').touch()
+  git = ['git', '-C', str(origin), '-c', 'user.name=n', '-c', 'user.email=e']
+  for words in (['init', '-q', '-b', 'main'], ['add', '.'], ['commit', '-q', '-m', 'm']):
+    subprocess.run([*git, *words], check=True)
+  (tmp_path / 'content').mkdir()
+  monkeypatch.chdir(tmp_path / 'content')
+  monkeypatch.setattr(helpers['importlib'].util, 'find_spec', lambda name: None)
+  with pytest.raises(RuntimeError, match='set REPO'):
+    cell(helpers, 'def missing_packages', REPO='', REF='')
+  for _ in range(2):
+    cell(helpers, 'def missing_packages', REPO=f'file://{origin}', REF='main')
+  assert capsys.readouterr().out.count(f'sslax in {tmp_path / "content" / "sslax"}') == 2
+  with pytest.raises(RuntimeError, match='it has simclr'):
+    cell(helpers, 'def missing_packages', REPO=f'file://{origin}', REF='', METHOD='simcrl')
+
+
+def test_drive_and_buckets_are_mounted(helpers, tmp_path, monkeypatch, capsys):
+  calls = []
+  colab = types.ModuleType('google.colab')
+  colab.drive = types.SimpleNamespace(mount=lambda where: calls.append(('drive', where)))
+  colab.auth = types.SimpleNamespace(authenticate_user=lambda: calls.append(('auth',)))
+  monkeypatch.setitem(sys.modules, 'google.colab', colab)
+  monkeypatch.setitem(sys.modules, 'google', types.ModuleType('google'))
+  monkeypatch.setattr(helpers['importlib'].util, 'find_spec', lambda name: name)
+  monkeypatch.setenv('HOME', str(tmp_path))
+
+  def run(*words):
+    calls.append(words)
+
+  for workdir in ('/content/drive/MyDrive/sslax/r1', 'gs://bucket/runs/r1', '~/r1'):
+    cell(helpers | {'run': run, 'accelerator': 'cpu'}, 'google.colab', WORKDIR=workdir)
+  mount = tmp_path / 'gcs' / 'bucket'
+  assert [call for call in calls if call[0] != sys.executable] == [
+    ('drive', '/content/drive'),
+    ('auth',),
+    ('gcsfuse', '--implicit-dirs', '--rename-dir-limit=100000', 'bucket', str(mount)),
+  ]
+  places = ['/content/drive/MyDrive/sslax/r1', mount / 'runs' / 'r1', tmp_path / 'r1']
+  assert capsys.readouterr().out == ''.join(f'results in {place}\n' for place in places)
+
+
 # Executed
 
 
