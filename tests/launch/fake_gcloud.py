@@ -1,8 +1,8 @@
 """A gcloud with pods of its own: a table of queued resources and nodes, and hosts that are folders of this machine.
 
-The `gcloud` on the PATH is a few lines of bash that hand their arguments to a server in this process: a call takes 10 ms. `ssh` runs the command
-with a host's folder as its home, so that launch/lib/worker.sh and what it starts are the real ones. A preemption kills what runs there, by its
-recorded pid, and removes the folder.
+The `gcloud` on the PATH is a few lines of bash that hand their arguments to a server in this process: a call takes 10 ms. `ssh` runs the
+command with a host's folder as its home, so that launch/lib/worker.sh and what it starts are the real ones. A preemption kills what
+runs there, by its recorded pid, and removes the folder.
 """
 
 import os
@@ -29,7 +29,7 @@ done
 exit 255
 """
 
-# The answers to the formats that launch/tpu asks for, as gcloud prints them (tpu_test.py compares them with gcloud's own printer).
+# The formats that launch/tpu asks for; tpu_test.py compares the answers with those of gcloud's own printer.
 RESOURCE = 'csv[no-heading](state.state,tpu.nodeSpec[0].node.labels.sslax,tpu.nodeSpec[0].node.acceleratorType)'
 NODE = 'csv[no-heading](state,networkEndpoints[].ipAddress)'
 
@@ -45,8 +45,8 @@ class Refused(Exception):
 class Cloud:
   """Attributes:
   resources: {name: {state, later, labels, type, nodes: {node: {state, hosts}}}}; `later`: the states that the next looks find.
-  faults: [{kind, times, ...}]: `refuse create`, `refuse delete`, `no answer`, `scp`, `ssh` (host), and `ssh after` (host, word): the command
-    whose line has the word is run, and its answer lost.
+  faults: [{kind, times, ...}]: `refuse create`, `refuse delete`, `no answer`, `scp`, `ssh` (host), and `ssh after` (host, word): the
+    command whose line has the word is run, and its answer lost.
   birth: the states of a new resource.
   env: what hosts have in their environment; join: also the addresses that jax.distributed needs.
   """

@@ -10,12 +10,13 @@ from launch import fake_gcloud
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# What the pretended training does is the next line of plan.HOST, or of plan: an exit code, hang (42 at SIGTERM), deaf, or preempt.
+# What the pretended training does is the next line of plan.HOST, or of plan (the last is for ever): an exit code, hang (42 at
+# SIGTERM), deaf, or preempt.
 PYTHON = """#!/bin/bash
 if [ "$1" = - ]; then cat "$BOX/versions.$HOST" 2>/dev/null || echo 'python 3.12.3, jax 0.10.2'; exit; fi
 [ -s "$BOX/plan.$HOST" ] || cp "$BOX/plan" "$BOX/plan.$HOST"
 mapfile -t plan <"$BOX/plan.$HOST"
-printf '%s\\n' "${plan[@]:1}" >"$BOX/plan.$HOST"
+((${#plan[@]} == 1)) || printf '%s\\n' "${plan[@]:1}" >"$BOX/plan.$HOST"
 echo "train $*"; echo 'devices, 2 process(es)'
 case "${plan[0]}" in
   hang) trap 'echo saved; exit 42' TERM; sleep 100 & wait ;;
@@ -75,8 +76,8 @@ class Box:
 
   def environment(self, **more):
     env = {k: v for k, v in os.environ.items() if not k.startswith(('SSLAX_', 'CLOUDSDK_', 'JAX_', 'XLA_'))}
-    path = f'{self.folder / "bin"}:{os.environ["PATH"]}'
-    return {**env, 'BOX': str(self.folder), 'FAKE_GCLOUD': str(self.cloud.port), 'SSLAX_HOME': str(self.home), 'PATH': path, **more}
+    ours = {'BOX': self.folder, 'FAKE_GCLOUD': self.cloud.port, 'SSLAX_HOME': self.home}
+    return {**env, **{k: str(v) for k, v in ours.items()}, 'PATH': f'{self.folder / "bin"}:{env["PATH"]}', **more}
 
   def start(self, *args, **more):
     return subprocess.Popen(

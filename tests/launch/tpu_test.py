@@ -1,4 +1,4 @@
-"""launch/tpu against a gcloud that keeps pods in folders: what it does, what it refuses, what it repairs, what it leaves alone."""
+"""launch/tpu against a gcloud that keeps pods in folders: what it does, refuses, repairs, and leaves alone."""
 
 import copy
 import os
@@ -20,8 +20,9 @@ def box(tmp_path):
   box.close()
 
 
-def watch(box, *args, type='v5litepod-4', **more):
-  return box.tpu('watch', '--name=pod', '--zone=us-central1-a', f'--type={type}', '--spot', f'--python={box.python}', *args, *RUN, **more)
+def watch(box, *args, type='v5e-4', **more):
+  pod = ('--name=pod', '--zone=us-central1-a', f'--type={type}', '--spot', f'--python={box.python}')
+  return box.tpu('watch', *pod, *args, *RUN, **more)
 
 
 def test_life_of_a_pod(box):
@@ -60,7 +61,7 @@ def test_five_preemptions(box):
   box.cloud.add('pod-2', 'ACTIVE', {})
   box.cloud.add('pod2', 'SUSPENDED', {'sslax': 'other'})
   box.plan('0')
-  box.plan(*['preempt'] * 5, host=0)
+  box.plan(*['preempt'] * 5, '0', host=0)
   code, output = watch(box, '--delete_when_done')
   assert code == 0 and 'r1 is done' in output, output
   assert re.findall(r'restart (\d) in (\d+) s', output) == [(str(i + 1), str(30 * 2**i)) for i in range(5)]
@@ -84,7 +85,7 @@ def test_watch_by_exit_code(case, box):
   box.plan(*first, host=0)
   box.plan(*second, host=1)
   box.cloud.birth = ['WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE']
-  code, output = watch(box, type='v5litepod-8', SSLAX_PEER_SECONDS='10')
+  code, output = watch(box, type='v5e-8', SSLAX_PEER_SECONDS='10')
   assert code == expected, output
   assert (box.host(0) / 'runs/r1/attempt').read_text() == str(runs)
   if expected:
@@ -201,7 +202,8 @@ esac
 def test_environment_is_whole_or_absent(box):
   """Resolved once; a half-built one is built again, a whole one is not; after a preemption the same versions come back."""
   uv = UV.replace('PYTHON', str(box.python / 'bin' / 'python'))
-  script(box.host_bin / 'python3', f'#!/bin/bash\nmkdir -p "$HOME/sslax/uv/bin"\ncp "{script(box.folder / "fake uv", uv)}" "$HOME/sslax/uv/bin/uv"\n')
+  install = f'mkdir -p "$HOME/sslax/uv/bin"; cp "{script(box.folder / "fake uv", uv)}" "$HOME/sslax/uv/bin/uv"'
+  script(box.host_bin / 'python3', f'#!/bin/bash\n{install}\n')
   box.create()
   (box.folder / 'pip fails').touch()
   code, output = box.tpu('setup')
@@ -269,9 +271,8 @@ def test_dry_run_prints_what_runs(box):
   for step in steps:
     before, log = copy.deepcopy(box.cloud.resources), box.home / 'tpu' / 'pod' / 'commands.log'
     cut = step.index('--') if '--' in step else len(step)
-    process = subprocess.run(
-      [box.project / 'launch' / 'tpu', *step[:cut], '--dry_run', *step[cut:]], env=box.environment(), capture_output=True, text=True
-    )
+    command = [box.project / 'launch' / 'tpu', *step[:cut], '--dry_run', *step[cut:]]
+    process = subprocess.run(command, env=box.environment(), capture_output=True, text=True)
     assert process.returncode == 0 and box.cloud.resources == before, process
     length = len(log.read_text()) if log.exists() else 0
     box.ok(*step)
