@@ -249,8 +249,11 @@ def test_the_commands_of_the_page(render, tmp_path):
   for name in ('docker', 'kubectl', 'xpk', 'sky'):
     (bin / name).write_text(f'#!/bin/sh\necho "{name} $@" >> {tmp_path}/calls\n')
     (bin / name).chmod(0o755)
-  (bin / 'python').symlink_to(sys.executable)
-  env = os.environ | {'PATH': f'{bin}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT)}
+  python = project / '.venv' / 'bin' / 'python'
+  python.parent.mkdir(parents=True)
+  python.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} "$@"\n')
+  python.chmod(0o755)
+  env = os.environ | {'PATH': f'{bin}:{os.environ["PATH"]}'}
   for block in blocks:
     done = subprocess.run(['bash', '-euo', 'pipefail', '-c', block], cwd=project, env=env, capture_output=True, text=True)
     assert done.returncode == 0, block + done.stderr
