@@ -71,7 +71,9 @@ def test_the_class_token_takes_part():
   np.testing.assert_allclose(out, run(model, params, tokens, restore), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('field, value', [('heads', 3), ('width', 6), ('depth', 0), ('dtype', 'float16'), ('attention', 'flash')])
+@pytest.mark.parametrize(
+  'field, value', [('heads', 3), ('width', 6), ('depth', 0), ('dtype', 'float16'), ('attention', 'flash'), ('remat', 'all')]
+)
 def test_impossible_values_are_refused(field, value):
   with pytest.raises(ValueError, match=field):
     Decoder(**{**TINY, field: value})

@@ -48,7 +48,24 @@ def test_place_and_context_matter(predict):
   assert np.abs(out[:, 0] - out[:, 1]).max() > 1e-3, 'two targets of one image'
 
 
-@pytest.mark.parametrize('changes', [{'width': 30}, {'width': 18, 'heads': 3}, {'depth': 0}, {'dtype': 'int8'}])
+def test_scanned_blocks_are_the_loop():
+  fields = dict(width=16, depth=2, heads=2)
+
+  @jax.jit
+  def outs(key):
+    params, _ = net.init(Predictor(**fields), key, *inputs(), GRID)
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), params['blocks_0'], params['blocks_1'])
+    scanned = Predictor(**fields, scan=True, remat=True)
+    return [
+      net.apply(module, params, {}, *inputs(), GRID, train=True)[0]
+      for module, params in ((Predictor(**fields), params), (scanned, {**params, 'blocks': stack}))
+    ]
+
+  loop, scan = outs(jax.random.key(0))
+  np.testing.assert_allclose(scan, loop, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('changes', [{'width': 30}, {'width': 18, 'heads': 3}, {'depth': 0}, {'dtype': 'int8'}, {'remat': 'all'}])
 def test_impossible_values_are_refused(changes):
   with pytest.raises(ValueError):
     Predictor(**changes)

@@ -96,6 +96,7 @@ def test_what_is_refused():
     ({'pool': 'max'}, 'pool'),
     ({'heads': 3}, 'multiple'),
     ({'depth': 0}, 'depth'),
+    ({'remat': 'all'}, 'remat'),
   ):
     with pytest.raises(ValueError, match=word):
       TextTransformer(**{**TINY, **fields})

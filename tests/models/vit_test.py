@@ -134,7 +134,7 @@ def test_pooling():
   np.testing.assert_array_equal(out['pooled'], out['tokens'][:, 0])
 
 
-@pytest.mark.parametrize('fields', [dict(scan=True), dict(remat=True), dict(scan=True, remat=True)])
+@pytest.mark.parametrize('fields', [dict(scan=True), dict(remat=True), dict(scan=True, remat='dots')])
 def test_scan_and_remat_change_nothing(fields):
   plain, other = (ViT(**TINY, layer_scale=0.5, **kind) for kind in ({}, fields))
   params, x = lively(plain), images()
@@ -147,6 +147,17 @@ def test_scan_and_remat_change_nothing(fields):
   if other.scan:  # each layer draws its own weights
     kernel = jax.jit(lambda key: net.init(other, key, x)[0]['blocks']['qkv']['kernel'])(jax.random.key(0))
     assert np.abs(kernel[0] - kernel[1]).max() > 1e-3
+
+
+def test_remat_keeps_what_it_says():
+  """Values that wait for the backward pass: nothing but a block's input, the products with weights too, or all."""
+  params, x = lively(ViT(**TINY)), images()
+
+  def kept(remat):
+    forward = lambda params: net.apply(ViT(**TINY, remat=remat), params, {}, x, train=True)[0]['pooled'].sum()
+    return sum(a.size for a in jax.tree.leaves(jax.eval_shape(lambda params: jax.vjp(forward, params)[1], params)))
+
+  assert kept(True) < kept('dots') < kept(False)
 
 
 def test_drop_path_keeps_the_expectation():
@@ -266,6 +277,7 @@ def test_bfloat16_is_near():
     (dict(variant='S', layer_scale=-1.0), 'layer_scale=-1.0'),
     (dict(variant='S', dtype='float64'), "dtype='float64'"),
     (dict(variant='S', attention='flash'), "attention='flash'"),
+    (dict(variant='S', remat='all'), "remat='all' is none of False, True, 'dots'"),
   ],
 )
 def test_refusals(fields, message):

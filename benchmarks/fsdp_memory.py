@@ -1,0 +1,66 @@
+"""What splitting the weights saves: bytes of a device for MAE's training step on eight devices: python -m benchmarks.fsdp_memory
+
+Compiles the whole step (views, forward, backward, AdamW) from shapes for eight fake CPU devices, and runs nothing. `state` is
+what a device holds between steps, its rows of the batch with it; `temporaries` is what the compiled step needs beside it. XLA's
+CPU compiler computes bfloat16 products in float32 and has no reduce-scatter: temporaries are more than a TPU needs.
+"""
+
+import importlib.util
+import os
+import pathlib
+import sys
+import time
+
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8 ' + os.environ.get('XLA_FLAGS', '')
+
+import jax
+
+from sslax.run import loop
+
+BATCH = 256  # 32 images a device
+
+
+def config_of(variant, remat):
+  path = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'mae.py'
+  spec = importlib.util.spec_from_file_location('mae_config', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config('imagenet')
+  config.batch_size = BATCH
+  config.method.encoder.variant = variant
+  if variant == 'H':
+    config.method.encoder.patch = config.method.decoder.patch = 14
+  with config.ignore_type():  # 'dots' is a string, and the default a boolean
+    config.method.encoder.remat = config.method.decoder.remat = remat
+  return config
+
+
+def measure(variant, remat, fsdp):
+  """(state, temporaries) in GiB of a device, seconds of compilation."""
+  config = config_of(variant, remat)
+  config.mesh.fsdp = fsdp
+  lowered, started = loop.lower(loop.prepare_shapes(config, 1_281_167)), time.time()
+  memory = lowered.compile().memory_analysis()
+  return memory.argument_size_in_bytes / 2**30, memory.temp_size_in_bytes / 2**30, time.time() - started
+
+
+def main():
+  variants = sys.argv[1:] or ['B', 'L', 'H']
+  print(f'jax {jax.__version__}, {jax.device_count()} devices, batch {BATCH}, bfloat16, scanned blocks\n')
+  print('| encoder | remat | weights | state, GiB a device | temporaries | sum | against replicated | compilation, s |')
+  print('|---|---|---|---|---|---|---|---|')
+  for variant in variants:
+    for remat in (True, 'dots', False) if variant == 'L' else (True,):
+      whole = None
+      for fsdp in (1, 8):
+        state, temporaries, seconds = measure(variant, remat, fsdp)
+        total = state + temporaries
+        whole = whole or total
+        kind = 'split over 8' if fsdp > 1 else 'replicated'
+        sizes = f'{state:.2f} | {temporaries:.2f} | {total:.2f} | {total / whole:.2f}'
+        print(f'| ViT-{variant} | {remat} | {kind} | {sizes} | {seconds:.0f} |', flush=True)
+
+
+if __name__ == '__main__':
+  jax.config.update('jax_platforms', 'cpu')
+  main()
