@@ -71,7 +71,7 @@ def render(
   bucket: str,
   command: list[str],
   slices: int = 1,
-  restarts: int = 10,
+  restarts: int = 50,
   grace: int = 60,
   queue: str = '',
   service_account: str = '',
@@ -312,7 +312,9 @@ def define_flags() -> None:
   flags.DEFINE_integer('slices', 1, 'Slices of that type, joined by the data centre network.', lower_bound=1)
   flags.DEFINE_string('image', '', 'The image to run, made from launch/docker/Dockerfile, with a tag or digest.')
   flags.DEFINE_string('bucket', '', 'The bucket to mount as /gcs, best one with a hierarchical namespace.')
-  flags.DEFINE_integer('restarts', 10, 'After crashes; maintenance, preemption and exit 42 do not count.', lower_bound=0)
+  flags.DEFINE_integer(
+    'restarts', 50, 'After crashes and lost peers; maintenance, preemption and exit 42 do not count.', lower_bound=0
+  )
   flags.DEFINE_integer('grace', 60, 'Seconds between SIGTERM and SIGKILL: time to save the state.')
   flags.DEFINE_string('queue', '', 'The Kueue LocalQueue to wait in; default: none, the JobSet starts at once.')
   flags.DEFINE_string('service_account', '', 'The Kubernetes service account that may read and write the bucket.')

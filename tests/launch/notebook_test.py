@@ -201,17 +201,21 @@ def test_drive_and_buckets_are_mounted(helpers, tmp_path, monkeypatch, capsys):
 # Executed
 
 
-def start(folder, name):
-  """papermill of the notebook: MAE, which has reconstructions and attention, for a few steps on one CPU."""
-  parameters = dict(METHOD='mae', STEPS=30, SAVE_EVERY=5, WORKDIR=str(folder / 'run'), PROBES='knn')
-  words = [word for key, value in parameters.items() for word in ('-p', key, str(value))]
-  env = os.environ | {
+def environment(folder):
+  return os.environ | {
     'JAX_PLATFORMS': 'cpu',
     'XLA_FLAGS': '--xla_backend_optimization_level=0',
     'XDG_CACHE_HOME': str(folder / 'cache'),
     'IPYTHONDIR': str(folder / 'ipython'),
     'JUPYTER_DATA_DIR': str(folder / 'jupyter'),  # so that the kernel is this Python, whatever is installed for the user
   }
+
+
+def start(folder, name):
+  """papermill of the notebook: MAE, which has reconstructions and attention, for a few steps on one CPU."""
+  parameters = dict(METHOD='mae', STEPS=30, SAVE_EVERY=5, WORKDIR=str(folder / 'run'), PROBES='knn')
+  words = [word for key, value in parameters.items() for word in ('-p', key, str(value))]
+  env = environment(folder)
   command = [sys.executable, '-m', 'papermill', '--no-progress-bar', '-k', 'python3', str(NOTEBOOK), str(folder / name), *words]
   with (folder / f'{name}.log').open('w') as log:
     return subprocess.Popen(command, cwd=NOTEBOOK.parent, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -252,3 +256,44 @@ def test_a_lost_machine_and_the_next_ones(tmp_path):
 
   text, pages = executed(start(tmp_path, 'third.ipynb'), tmp_path, 'third.ipynb')
   assert 'finished, 30 steps' in text and 'resuming' not in text and '<h3>Loss</h3>' in pages
+
+
+@pytest.mark.slow
+def test_the_stop_button_saves(tmp_path, monkeypatch):
+  """A real kernel is interrupted in the middle of the training, as Jupyter does it, and the cell runs again."""
+  pytest.importorskip('ipykernel')
+  manager = pytest.importorskip('jupyter_client.manager')
+  for key, value in environment(tmp_path).items():
+    monkeypatch.setenv(key, value)
+  kernel, client = manager.start_new_kernel(kernel_name='python3', cwd=str(NOTEBOOK.parent))
+
+  def execute(source, stop_at=None):
+    """(what it printed, the error or ''); interrupted once it has printed `stop_at`."""
+    client.execute(source)
+    text, error = '', ''
+    while True:
+      message = client.get_iopub_msg(timeout=300)
+      if message['msg_type'] == 'stream':
+        text += message['content']['text']
+        if stop_at and stop_at in text:
+          kernel.interrupt_kernel()
+          stop_at = None
+      if message['msg_type'] == 'error':
+        error = message['content']['evalue']
+      if message['msg_type'] == 'status' and message['content']['execution_state'] == 'idle':
+        return text, error
+
+  try:
+    cells = [source for _, source in code_cells()]
+    train = next(i for i, source in enumerate(cells) if "'sslax.train'" in source)
+    for i, source in enumerate(cells[:train]):
+      changes = f'\nSTEPS, SAVE_EVERY, WORKDIR = 60, 1000, {str(tmp_path / "run")!r}' if not i else ''
+      assert execute(source + changes)[1] == ''
+    text, error = execute(cells[train], stop_at='loss=')
+    assert 'saves its state first' in text and 'run this cell again' in error, text + error
+    assert json.loads((tmp_path / 'run' / 'status.json').read_text())['reason'] == 'interrupted'
+    text, error = execute(cells[train])
+    assert 'resuming at step' in text and 'done: ' in text and error == ''
+  finally:
+    client.stop_channels()
+    kernel.shutdown_kernel(now=True)
