@@ -22,8 +22,11 @@ class Topologies(flags.ListParser):
   """A list of topologies; a name that is none is refused where it is read."""
 
   def parse(self, argument):
-    for name in (names := super().parse(argument)):
+    names = super().parse(argument)
+    for name in names:
       topology.parse(name)
+    if 'local' in names and len(names) > 1:
+      raise ValueError('local stands alone: what is compiled for a topology leaves the devices of this machine alone')
     return names
 
 

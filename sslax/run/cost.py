@@ -2,19 +2,26 @@
 
 import math
 import re
-from typing import Any
+
+from jax.extend.core import ClosedJaxpr
+from jax.interpreters import partial_eval
 
 BYTES = {'pred': 1, 'u8': 1, 's8': 1, 'bf16': 2, 'f16': 2, 'u16': 2, 's16': 2, 'f64': 8, 's64': 8, 'u64': 8}  # others: 4
 CALL = r' (?:fusion|call|conditional|async-start)\(.*?(?:calls|to_apply|branch_computations)=(\{.*?\}|%?[\w.\-]+)'
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
 
-def flops(jaxpr: Any) -> float:
+def flops(jaxpr: ClosedJaxpr) -> float:
   """FLOPs of the matrix products and convolutions of a jaxpr over all devices, recomputation (remat) included.
 
   XLA's own count takes the body of a scan once, this one as often as it runs. As in papers, a multiply-add is two and taps on
   padding count. The body of a `while`, whose length is unknown, counts once; of the branches of a `cond`, the dearest.
   """
+  used, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))  # the compiler drops the rest, too
+  return _flops(used)
+
+
+def _flops(jaxpr) -> float:
   total = 0.0
   for eqn in jaxpr.eqns:
     name, params, out = eqn.primitive.name, eqn.params, eqn.outvars[0].aval if eqn.outvars else None
@@ -27,10 +34,10 @@ def flops(jaxpr: Any) -> float:
       # lhs_dilation (the gradient of a stride) puts zeros between the pixels: no work.
       total += 2 * out.size * taps / math.prod(params['lhs_dilation'])
     elif name == 'cond':
-      total += max(flops(branch) for branch in params['branches'])
+      total += max(_flops(branch) for branch in params['branches'])
     else:
       times = params['length'] if name == 'scan' else params['mesh'].size if name == 'shard_map' else 1
-      total += times * sum(flops(inner) for inner in params.values() if hasattr(inner, 'eqns'))
+      total += times * sum(_flops(inner) for inner in params.values() if hasattr(inner, 'eqns'))
   return total
 
 

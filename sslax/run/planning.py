@@ -220,7 +220,7 @@ def advise(first: Plan, compile_with: Callable[[dict[str, Any]], Plan], config: 
   ladders += [[split], smaller(split)] if split else []
   ladders += [[{**remat, **split}], smaller({**remat, **split})] if remat and split else []
   for ladder in ladders:
-    last = None
+    last = first.needed
     for changes in ladder:
       try:
         tried = compile_with(changes)
@@ -229,7 +229,7 @@ def advise(first: Plan, compile_with: Callable[[dict[str, Any]], Plan], config: 
         continue
       if tried.fits:
         return tried
-      if last and tried.needed > 0.97 * last:  # what does not fit is not in the microbatches
+      if tried.needed > 0.97 * last:  # it is not this that takes the memory
         break
       last = tried.needed
   return None

@@ -65,7 +65,7 @@ def parse(name: str) -> Topology | None:
     known = [f'{chip}:{shape}' for chip, facts in CHIPS.items() for shape in EXAMPLES[facts.dimensions]]
     hint = suggest(re.sub(r'^\d+\*', '', name), ['local', *known])
     raise ValueError(
-      f'there is no topology {name!r}.{hint if "Did" in hint else ""} It is a chip ({", ".join(CHIPS)}) and the shape of a slice, '
+      f'there is no topology {name!r}.{hint if "Did" in hint else ""} It is a chip ({", ".join(CHIPS)}) and a shape, '
       'v5e:4x4 or v5p:2x2x2; 2*v5e:4x4 are two slices, and local are the devices that jax sees'
     )
   shape = tuple(int(side) for side in match[3].split('x'))
