@@ -53,7 +53,11 @@ def same_run(a, b):
 
 
 def last_step(workdir):
-  return int(([0, *re.findall(r'"step": (\d+)', (workdir / 'metrics.jsonl').read_text())])[-1]) if (workdir / 'metrics.jsonl').exists() else 0
+  return (
+    int(([0, *re.findall(r'"step": (\d+)', (workdir / 'metrics.jsonl').read_text())])[-1])
+    if (workdir / 'metrics.jsonl').exists()
+    else 0
+  )
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """A gcloud with pods of its own: a table of queued resources and nodes, and hosts that are folders of this machine.
 
-The `gcloud` on the PATH is a few lines of bash that hand their arguments to a server in this process: a call takes 10 ms. `ssh` runs the
-command with a host's folder as its home, so that launch/lib/worker.sh and what it starts are the real ones. A preemption kills what
-runs there, by its recorded pid, and removes the folder.
+The `gcloud` on the PATH is a few lines of bash that hand their arguments to a server in this process: a call takes 10 ms. `ssh`
+runs the command with a host's folder as its home, so that launch/lib/worker.sh and what it starts are the real ones. A preemption
+kills what runs there, by its recorded pid, and removes the folder.
 """
 
 import os
@@ -45,8 +45,8 @@ class Refused(Exception):
 class Cloud:
   """Attributes:
   resources: {name: {state, later, labels, type, nodes: {node: {state, hosts}}}}; `later`: the states that the next looks find.
-  faults: [{kind, times, ...}]: `refuse create`, `refuse delete`, `no answer`, `scp`, `ssh` (host), and `ssh after` (host, word): the
-    command whose line has the word is run, and its answer lost.
+  faults: [{kind, times, ...}]: `refuse create`, `refuse delete`, `no answer`, `scp`, `ssh` (host), and `ssh after` (host, word):
+    the command whose line has the word is run, and its answer lost.
   birth: the states of a new resource.
   env: what hosts have in their environment; join: also the addresses that jax.distributed needs.
   """
@@ -215,7 +215,7 @@ class Cloud:
     return range(node['hosts']) if flags.get('worker', '0') == 'all' else [int(flags.get('worker', '0'))]
 
   def ssh(self, name, flags, say, connection):
-    node, line, code, started = self.node(name), flags['command'], 0, []
+    node, line, code, started = self.node(name), flags.get('command', 'true'), 0, []
     for number in self.which(node, flags):
       if self.fault('ssh', host=number, line=line):
         code = 255

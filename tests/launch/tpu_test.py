@@ -1,22 +1,31 @@
 """launch/tpu against a gcloud that keeps pods in folders: what it does, refuses, repairs, and leaves alone."""
 
 import copy
+import json
 import os
 import pathlib
 import re
+import shlex
+import shutil
 import subprocess
 import time
 
 import pytest
 from launch.pod import Box, script
 
+from launch import fake_gcloud
+
 RUN = ('--run_id=r1', '--workdir=/shared/r1', '--', '--config=configs/simclr.py:digits', '--config.seed=1')
+
+
+CALLS = []  # of all tests: the last one hands them to gcloud's own parser
 
 
 @pytest.fixture
 def box(tmp_path):
   box = Box(tmp_path)
   yield box
+  CALLS.extend(box.cloud.calls)
   box.close()
 
 
@@ -308,3 +317,76 @@ def test_typos(tmp_path):
     took = time.process_time() + sum(os.times()[2:4]) - started
     assert code == 2 and hint in output and took < 1, (case, took, output)
   assert box.cloud.calls == []
+
+
+def test_two_slices_through_a_tunnel(box):
+  tunnel = ('--tunnel_through_iap', '--internal_ip')
+  box.create('v5e-4', '--slices=2', '--project=p', *tunnel, '--service_account=a@p', '--timeout=6h')
+  box.ok('setup', f'--python={box.python}')
+  box.ok('run', '--env=v5e,multislice', *RUN)
+  assert len(box.ok('logs', '--grep=^train').splitlines()) == 2
+  assert box.ok('logs', '--worker=s1w0', '--grep=^train').startswith('s1w0 ')
+  assert 's0w0: running r1 1' in box.tpu('status')[1]
+  pid = box.cloud.host(0, 'pod-1') / 'sslax/runs/r1/pid'
+  environ = pathlib.Path(f'/proc/{pid.read_text().split()[0]}/environ').read_text()
+  assert 'fuse_all_gather' in environ and 'abort_on_hang' in environ
+  assert 'pod-1/w0' in box.ok('ssh', '--worker=s1w0', '--', 'pwd')
+  assert 'alpha' in box.cloud.calls[-1]
+
+
+ORACLE = """if True:
+  import io, json, sys
+  sys.path.insert(0, sys.argv[1])
+  lines, formats = json.load(sys.stdin)
+  sys.argv = ['gcloud']
+  import gcloud
+  from googlecloudsdk import gcloud_main
+  from googlecloudsdk.core.resource import resource_printer
+  cli = gcloud_main.CreateCLI([])
+  codes = []
+  for line in lines:
+    print('@next', file=sys.stderr, flush=True)
+    try:
+      cli.Execute(line)
+      codes.append(0)
+    except SystemExit as stop:
+      codes.append(stop.code)
+  printed = []
+  for resource, text in formats:
+    out = io.StringIO()
+    resource_printer.Print([resource], text, out=out)
+    printed.append(out.getvalue().strip())
+  print(json.dumps([codes, printed]))
+"""
+
+
+def test_gcloud_accepts_every_line(box, tmp_path):
+  """gcloud's own parser, without an account: it ends with 2 at a wrong flag, and asks for an account at a right one."""
+  real = shutil.which('gcloud')
+  if not real:
+    pytest.skip('no gcloud: https://cloud.google.com/sdk/docs/install')
+  box.make('v5e-4')
+  box.cloud.buckets['gs://b'] = 'US-CENTRAL1'
+  box.tpu('doctor', '--bucket=gs://b')
+  box.tpu('ssh')
+  lines = {' '.join(re.sub(r'(=|/).*', '', word) for word in call): call for call in [*CALLS, *box.cloud.calls]}
+  lines = [call for call in lines.values() if call[0] != 'version']
+  wrong = ['compute', 'tpus', 'queued-resources', 'create', 'pod', '--zone=z', '--noed-id=pod']
+  resource = {
+    'state': {'state': 'ACTIVE'},
+    'tpu': {'nodeSpec': [{'node': {'labels': {'sslax': 'pod'}, 'acceleratorType': 'v5p-8'}}]},
+  }
+  node = {'state': 'READY', 'networkEndpoints': [{'ipAddress': '127.0.0.1'}, {'ipAddress': '127.0.0.2'}]}
+  bare = {'state': {'state': 'FAILED'}, 'tpu': {'nodeSpec': [{'node': {}}]}}
+  formats = [(resource, fake_gcloud.RESOURCE), (node, fake_gcloud.NODE), (bare, fake_gcloud.RESOURCE)]
+  library = pathlib.Path(real).resolve().parents[1] / 'lib'
+  env = {**os.environ, 'CLOUDSDK_CONFIG': str(tmp_path / 'cloudsdk'), 'CLOUDSDK_CORE_DISABLE_PROMPTS': '1'}
+  asked = json.dumps([[*lines, wrong], formats])
+  done = subprocess.run(['python3', '-c', ORACLE, library], input=asked, capture_output=True, text=True, env=env)
+  assert done.returncode == 0, done.stderr[-2000:]
+  codes, printed = json.loads(done.stdout.splitlines()[-1])
+  said = done.stderr.split('@next\n')[1:]
+  assert printed == ['ACTIVE,pod,v5p-8', 'READY,127.0.0.1;127.0.0.2', 'FAILED,,']
+  assert codes.pop() == 2 and '--node-id' in said.pop(), 'the parser is no oracle'
+  for line, code, text in zip(lines, codes, said, strict=True):
+    assert code != 2 and 'active account' in text, f'gcloud {shlex.join(line)}: {text}'
