@@ -51,7 +51,11 @@ def _leave(code: int) -> None:
   if jax is None or not jax.distributed.is_initialized():
     sys.exit(code)
   if code in (errors.DONE, errors.INTERRUPTED):
-    jax.distributed.shutdown()  # waits until all are here, which they will be soon: they stop at the same step
+    try:
+      jax.distributed.shutdown()  # waits until all are here, which they will be soon: they stop at the same step
+    except Exception as error:  # one of them died meanwhile; what this one has to say stays true
+      print(f'the other processes did not end in order: {_shorten(str(error))}', file=sys.stderr, flush=True)
+      os._exit(code)
     sys.exit(code)
   # The others may never come: a wait for them would hide what happened here. The end of process 0 ends them, though, whatever
   # they were about to say: it leaves last where all have something to say.

@@ -144,6 +144,36 @@ def test_a_frozen_process_is_taken_for_dead(tmp_path):
   assert code == 170 and codes(output)[0] in (170, -6) and seconds < 30, output
 
 
+# The trainer, joined by jax.distributed as the only process: a TPU machine by itself.
+ALONE = """
+import runpy, socket, sys, jax
+from sslax.run import cluster
+with socket.socket() as s:
+  s.bind(('127.0.0.1', 0))
+  port = s.getsockname()[1]
+cluster.join = lambda **_: jax.distributed.initialize(f'127.0.0.1:{port}', 1, 0)
+sys.argv[0] = 'train'
+runpy.run_module('sslax.train', run_name='__main__', alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [TERM, signal.SIGUSR1], ids=lambda n: n.name)
+def test_signals_to_one_process_that_jax_has_joined(tmp_path, number):
+  """jax takes SIGTERM away from our handler; SIGUSR1 is ours and handed on."""
+  command = [sys.executable, '-c', ALONE, f'--config={TINY}', f'--workdir={tmp_path}', '--config.num_steps=100000']
+  process = subprocess.Popen(
+    command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+  )  # fmt: skip
+  path, deadline = tmp_path / 'metrics.jsonl', time.time() + 240
+  while time.time() < deadline and process.poll() is None and not (path.exists() and path.read_text().count('\n') > 5):
+    time.sleep(0.05)
+  process.send_signal(number)
+  code, output = finish(process, 120)
+  at = status(tmp_path)
+  assert (code, at['reason'], at['step']) == (42, 'interrupted', at['last_checkpoint']), output
+
+
 def test_eight_devices_are_one_in_the_real_trainer(tmp_path):
   for devices in (1, 8):
     code, output = train(tmp_path / str(devices), '--config.num_steps=6', devices=devices)
