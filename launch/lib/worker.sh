@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What launch/tpu runs on each host of a pod. All it keeps is in ~/sslax: worker (the host's name in the pod), code/HASH, venv/HASH, current
-# (the code set up last), python (its environment), secrets.env, runs/RUN_ID/{attempt,pid,code,log}, busy.lock.
+# (the code set up last), python (its environment), secrets.env, runs/RUN_ID/{attempt,supervisor,pid,code,log},
+# last (the name of the run started last), buckets/BUCKET (by gcsfuse), busy.lock.
 # Each verb answers with one line, '@sslax WORKER CODE TEXT': a host that did not answer did not do it.
 set -euo pipefail
 export LC_ALL=C.UTF-8
@@ -97,8 +98,20 @@ verb_status() { # none | running RUN ATTEMPT joined|starting | ended RUN ATTEMPT
   answer 0 "ended $run $attempt 137" # neither alive nor a code: the host went down, or somebody killed both
 }
 
+mount_bucket() { # mount_bucket BUCKET: the folder in which gcsfuse shows it
+  local folder="$HERE/buckets/$1"
+  mkdir -p "$folder"
+  if ! mountpoint -q "$folder"; then
+    command -v gcsfuse >/dev/null ||
+      answer 2 'gcsfuse is not installed, which shows a bucket as a folder: docs/launching.md, or give a --workdir that all hosts share'
+    gcsfuse --implicit-dirs "$1" "$folder" >&2 || answer 1 "gcsfuse could not mount gs://$1: may the service account of the TPU read and write it?"
+  fi
+}
+
 verb_run() { # run RUN ATTEMPT PRESETS ARGUMENTS...: starts the training in a session of its own, which ssh's end does not touch
-  local run="$1" attempt="$2" folder="$HERE/runs/$1" holder
+  local run="$1" attempt="$2" presets="$3" folder="$HERE/runs/$1" holder place
+  local -a arguments=()
+  shift 3
   mkdir -p "$folder"
   [ -x "$HERE/python/bin/python" ] || answer 2 'not set up: launch/tpu setup'
   if ! flock -n "$HERE/busy.lock" true; then
@@ -107,11 +120,19 @@ verb_run() { # run RUN ATTEMPT PRESETS ARGUMENTS...: starts the training in a se
     [ "$holder $(cat "$HERE/runs/$holder/attempt")" = "$run $attempt" ] && answer 0 started
     answer 2 "busy: $holder is running; launch/tpu kill stops it"
   fi
+  for word; do
+    if [[ "$word" == --workdir=gs://* ]]; then
+      place="${word#--workdir=gs://}"
+      mount_bucket "${place%%/*}"
+      word="--workdir=$HERE/buckets/$place"
+    fi
+    arguments+=("$word")
+  done
   rm -f "$folder/code" "$folder/pid" "$folder/supervisor"
   printf '%s' "$attempt" >"$folder/attempt"
   [ ! -f "$folder/log" ] || mv -f "$folder/log" "$folder/log.before"
   printf '%s' "$run" >"$HERE/last"
-  setsid bash "$HERE/current/launch/lib/worker.sh" supervise "$@" </dev/null >>"$folder/log" 2>&1 &
+  setsid bash "$HERE/current/launch/lib/worker.sh" supervise "$run" "$presets" "${arguments[@]}" </dev/null >>"$folder/log" 2>&1 &
   # Not answered before it holds the lock: a status that comes next must not find nothing.
   for _ in $(seq 100); do
     if alive "$folder/supervisor" || [ -f "$folder/code" ]; then answer 0 started; fi
@@ -121,8 +142,8 @@ verb_run() { # run RUN ATTEMPT PRESETS ARGUMENTS...: starts the training in a se
 }
 
 verb_supervise() { # the parent of the training: writes its pid, waits, writes its exit code
-  local run="$1" presets="$3" folder="$HERE/runs/$1" preset code=0
-  shift 3
+  local presets="$2" folder="$HERE/runs/$1" preset code=0
+  shift 2
   exec 9>"$HERE/busy.lock"
   flock -n 9 || exit 1
   identity "$$" >"$folder/supervisor"

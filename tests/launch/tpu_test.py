@@ -256,16 +256,20 @@ def test_secrets_are_in_no_command_and_no_log(box):
   assert box.tpu(*setup)[0] == 2
 
 
-def test_bucket_in_another_region(box):
+def test_buckets(box):
+  """One in another region is refused; gcsfuse shows the others as folders."""
   box.make('v5e-4')
   box.cloud.buckets['gs://b'] = 'EUROPE-WEST4'
   run = ('run', '--run_id=r1', '--workdir=gs://b/r1')
   code, output = box.tpu(*run, *RUN[2:])
   assert code == 2 and 'europe-west4' in output and 'us-central1' in output, output
-  box.ok(*run, '--allow_cross_region', *RUN[2:])
-  box.ok('kill')
+  code, output = box.tpu(*run, '--allow_cross_region', *RUN[2:])
+  assert code == 2 and 'gcsfuse' in output, output
+  script(box.host_bin / 'gcsfuse', '#!/bin/bash\necho "$2" >"$3/mounted"\n')
   box.cloud.buckets['gs://b'] = 'US'
   box.ok(*run, *RUN[2:])
+  assert (box.host(0) / 'buckets/b/mounted').read_text() == 'b\n'
+  assert (box.host(0) / 'runs/r1/log').read_text().splitlines()[0].endswith(f'--workdir={box.host(0)}/buckets/b/r1')
 
 
 def test_dry_run_prints_what_runs(box):
@@ -380,7 +384,7 @@ def test_gcloud_accepts_every_line(box, tmp_path):
   bare = {'state': {'state': 'FAILED'}, 'tpu': {'nodeSpec': [{'node': {}}]}}
   formats = [(resource, fake_gcloud.RESOURCE), (node, fake_gcloud.NODE), (bare, fake_gcloud.RESOURCE)]
   library = pathlib.Path(real).resolve().parents[1] / 'lib'
-  env = {**os.environ, 'CLOUDSDK_CONFIG': str(tmp_path / 'cloudsdk'), 'CLOUDSDK_CORE_DISABLE_PROMPTS': '1'}
+  env = {**os.environ, 'CLOUDSDK_CONFIG': str(tmp_path / 'cloudsdk'), 'CLOUDSDK_CORE_PROJECT': 'p'}
   asked = json.dumps([[*lines, wrong], formats])
   done = subprocess.run(['python3', '-c', ORACLE, library], input=asked, capture_output=True, text=True, env=env)
   assert done.returncode == 0, done.stderr[-2000:]
