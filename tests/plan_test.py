@@ -154,7 +154,7 @@ def test_without_the_compiler_for_tpus(monkeypatch):
     raise RuntimeError('JAX TPU support not installed; cannot generate TPU topology.')
 
   monkeypatch.setattr(topologies, 'get_topology_desc', missing)
-  for name in ('TPU_SKIP_MDS_QUERY', 'TPU_ACCELERATOR_TYPE', 'TPU_WORKER_HOSTNAMES'):
+  for name in ('TPU_SKIP_MDS_QUERY', 'TPU_ACCELERATOR_TYPE', 'TPU_WORKER_HOSTNAMES', 'ALLOW_MULTIPLE_LIBTPU_LOAD'):
     monkeypatch.setenv(name, 'kept')
   with pytest.raises(UserError, match=r'pip install "jax\[tpu\]==' + jax.__version__):
     planning.target(parse('v5e:4x4'))

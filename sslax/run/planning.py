@@ -78,6 +78,7 @@ def target(topology: Topology | None, hbm: int | None = None) -> Target:
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # or libtpu asks a machine of Google's who we are, and complains
   os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-16')
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # nothing is opened, so two plans, or one beside a training, may be
   from jax.experimental import topologies
 
   try:
@@ -85,7 +86,7 @@ def target(topology: Topology | None, hbm: int | None = None) -> Target:
   except RuntimeError as error:
     if 'not installed' in str(error):
       raise UserError(f'the compiler for TPUs is missing; it needs no TPU: pip install "jax[tpu]=={jax.__version__}"') from None
-    raise UserError(f'libtpu knows no such slice: {" ".join(str(error).split())}') from None
+    raise UserError(f'libtpu has no such slice: {" ".join(str(error).split())}') from None
   chip = CHIPS[topology.chip]
   return Target(
     topology.name, devices, topology.chips, topology.slices, hbm or _hbm(devices[0], chip.hbm), topology.chips * chip.peak
