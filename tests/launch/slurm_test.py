@@ -224,7 +224,7 @@ def test_the_real_trainer_goes_on_bitwise_after_the_time_limit(slurm, tmp_path):
   code, output = train(tmp_path / 'whole', '--config.num_steps=300', devices=2)
   assert code == 0, output
   flags = (f'--config={TINY}', f'--workdir={tmp_path / "job"}', '--config.num_steps=300', '--config.checkpoint.every_steps=50')
-  job = slurm.submit(*flags, python=sys.executable, options=('--time=3',))
+  job = slurm.submit(*flags, python=sys.executable, options=('--time=10',))
   slurm.wait(lambda: (tmp_path / 'job' / 'metrics.jsonl').exists() and len(lines(tmp_path / 'job')) > 20, 'steps', 240)
   slurm('scancel', '--batch', '--signal=USR1', job)  # what SLURM does before the limit, without the wait for it
   assert slurm.ended(job, 400) == ('COMPLETED', '0:0', 1), slurm.output(job)
