@@ -1,13 +1,16 @@
-"""How much larger a batch fits with microbatches: python -m benchmarks.microbatches [GiB]
+"""How much larger a batch fits with microbatches: python -m benchmarks.microbatches
 
 Compiles SimCLR's training step (the `imagenet` preset: ResNet-50, 224 pixels, bfloat16, LARS) from shapes for one CPU device, and
-runs nothing: the largest batch whose temporaries, what the compiled step needs beside state and batch, fit the budget. XLA's CPU
-compiler computes bfloat16 convolutions in float32: more fits on a TPU, in both rows.
+runs nothing: the temporaries, what the compiled step needs beside state and batch, of a batch in one piece, and of larger ones in
+32 microbatches. XLA's CPU compiler computes bfloat16 convolutions in float32: a TPU needs less, in all rows. LLVM's optimisation
+is off: it takes minutes and moves no buffer.
 """
 
 import importlib.util
+import os
 import pathlib
-import sys
+
+os.environ['XLA_FLAGS'] = '--xla_backend_optimization_level=0 ' + os.environ.get('XLA_FLAGS', '')
 
 import jax
 
@@ -30,33 +33,15 @@ def temporaries(batch_size, microbatches):
   return loop.lower(run).compile().memory_analysis().temp_size_in_bytes / 2**30
 
 
-def largest(budget, microbatches, unit):
-  """(the largest batch that fits, its temporaries in GiB): memory is nearly linear in the batch, so a few compilations do.
-
-  Args:
-    budget: GiB.
-    unit: the batch is a multiple of it.
-  """
-  sizes = {n: temporaries(n, microbatches) for n in (unit, 2 * unit)}
-  for _ in range(4):
-    (a, low), (b, high) = sorted(sizes.items())[-2:]
-    guess = max(unit, int(b + (budget - high) * (b - a) / (high - low)) // unit * unit)
-    if guess in sizes:
-      break
-    sizes[guess] = temporaries(guess, microbatches)
-  return max((n, size) for n, size in sizes.items() if size <= budget)
-
-
 def main():
-  budget = float(sys.argv[1]) if sys.argv[1:] else 8.0
-  print(f'jax {jax.__version__}, one {jax.devices()[0].platform} device, temporaries of at most {budget:g} GiB\n')
-  print('| microbatches | largest batch | temporaries, GiB | against 1 |')
-  print('|---|---|---|---|')
+  print(f'jax {jax.__version__}, one {jax.devices()[0].platform} device\n')
+  print('| batch | microbatches | temporaries, GiB | batch against the first | memory against the first |')
+  print('|---|---|---|---|---|')
   first = None
-  for microbatches, unit in ((1, 4), (32, 32)):
-    batch, size = largest(budget, microbatches, unit)
-    first = first or batch
-    print(f'| {microbatches} | {batch:,} | {size:.2f} | {batch / first:.1f} |', flush=True)
+  for batch, microbatches in ((32, 1), (256, 32), (512, 32)):
+    size = temporaries(batch, microbatches)
+    first = first or size
+    print(f'| {batch} | {microbatches} | {size:.2f} | {batch / 32:g} | {size / first:.2f} |', flush=True)
 
 
 if __name__ == '__main__':

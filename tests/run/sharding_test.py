@@ -128,8 +128,10 @@ def test_a_loop_and_other_networks_gather_too(split_all):
 
 
 def test_without_split_weights_nothing_is_added(split_all):
-  """Without a mesh in context, and with one whose fsdp is 1, a network gathers nothing and recomputes nothing."""
-  model, x = tiny.vit(scan=True), np.zeros((8, 16, 16, 3), np.float32)
+  """Without a mesh in context, and with one whose fsdp is 1, a network gathers nothing and recomputes nothing. With another, the
+  weights travel in the type of the computation.
+  """
+  model, x = tiny.vit(scan=True, dtype='bfloat16'), np.zeros((8, 16, 16, 3), np.float32)
   params, _ = jax.eval_shape(lambda: net.init(model, jax.random.key(0), x))
   loss = lambda params: net.apply(model, params, {}, x, train=True)[0]['pooled'].sum()
   for mesh in (None, sharding.make_mesh(8, 1), sharding.make_mesh(1, 8)):
@@ -137,6 +139,7 @@ def test_without_split_weights_nothing_is_added(split_all):
       program = str(jax.make_jaxpr(jax.grad(loss))(params))
     added = mesh is not None and mesh.shape['fsdp'] == 8
     assert ('sharding_constraint' in program) == ('remat' in program or 'checkpoint' in program) == added
+    assert ('bf16[16,48] = sharding_constraint' in re.sub(r'\b[a-z]+:', '', program)) == added
 
 
 def same(method, meshes, steps=4):
