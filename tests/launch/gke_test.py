@@ -69,7 +69,7 @@ def test_what_each_end_leads_to(render):
   assert {render.outcome(good, code) for code in (1, 7, 134, 137, 139, 170)} == {'RestartJobSet'}
 
 
-# Mutations: each is valid YAML, and valid for Kubernetes' schemas
+# Mutations: 'the rule that must say it: what is wrong'. Schemas know of a few of them only.
 
 
 def _pod(j):
@@ -85,37 +85,43 @@ def _rules(j):
 
 
 MUTATIONS = {
-  'unknown action of the JobSet': lambda j: _rules(j)[0].update(action='FailJobset'),
-  'unknown action of the pods': lambda j: _job(j)['podFailurePolicy']['rules'][0].update(action='Fail'),
-  'unknown reason': lambda j: _rules(j)[0].update(onJobFailureReasons=['PodFailed']),
-  'OnFailure beside podFailurePolicy': lambda j: _pod(j).update(restartPolicy='OnFailure'),
-  'pods that come back alone': lambda j: _job(j).update(backoffLimit=3),
-  'backoffLimit left out': lambda j: _job(j).pop('backoffLimit'),
-  'too few pods': lambda j: _job(j).update(parallelism=2),
-  'completions left out': lambda j: _job(j).pop('completions'),
-  'slices that mix': lambda j: j['metadata'].pop('annotations'),
-  'topology of another size': lambda j: _pod(j)['nodeSelector'].update({'cloud.google.com/gke-tpu-topology': '4x8'}),
-  'topology of another generation': lambda j: _pod(j)['nodeSelector'].update({'cloud.google.com/gke-tpu-topology': '2x2x4'}),
-  'unknown accelerator': lambda j: _pod(j)['nodeSelector'].update({'cloud.google.com/gke-tpu-accelerator': 'tpu-v5e-slice'}),
-  'chips of another host': lambda j: _pod(j)['containers'][0]['resources']['limits'].update({'google.com/tpu': 8}),
-  'no time to save': lambda j: _pod(j).update(terminationGracePeriodSeconds=5),
-  'a shell': lambda j: _pod(j)['containers'][0].update(command=['bash', '-c', 'python -m sslax.train']),
-  'a command in one word': lambda j: _pod(j)['containers'][0].update(command=['python -m sslax.train']),
-  'state in the pod': lambda j: _pod(j)['containers'][0]['command'].__setitem__(-1, '--workdir=/tmp/r1'),
-  'a long name': lambda j: j['metadata'].update(name='r' * 60),
-  'a name with capitals': lambda j: j['metadata'].update(name='Run'),
-  'a label with a space': lambda j: j['metadata']['labels'].update({'kueue.x-k8s.io/queue-name': 'my queue'}),
-  'interruptions that count': lambda j: _rules(j).pop(1),
-  'the wrong rule by its index': lambda j: _rules(j)[0].update(onJobFailureMessagePatterns=['at index 1$']),
-  'user errors that restart': lambda j: _job(j)['podFailurePolicy']['rules'][0]['onExitCodes'].update(values=[3]),
-  'stalls that end the run': lambda j: _job(j)['podFailurePolicy']['rules'][0]['onExitCodes'].update(values=[2, 3, 170]),
-  'exit codes in no order': lambda j: _job(j)['podFailurePolicy']['rules'][0]['onExitCodes'].update(values=[3, 2]),
-  'preemptions that count': lambda j: _job(j)['podFailurePolicy']['rules'].pop(),
-  'preemptions by another condition': lambda j: _job(j)['podFailurePolicy']['rules'][2]['onPodConditions'][0].update(
+  'actions: unknown action of the JobSet': lambda j: _rules(j)[0].update(action='FailJobset'),
+  'actions: unknown action of the pods': lambda j: _job(j)['podFailurePolicy']['rules'][0].update(action='Fail'),
+  'actions: unknown reason': lambda j: _rules(j)[0].update(onJobFailureReasons=['PodFailed']),
+  'restarts: OnFailure beside podFailurePolicy': lambda j: _pod(j).update(restartPolicy='OnFailure'),
+  'restarts: pods that come back alone': lambda j: _job(j).update(backoffLimit=3),
+  'restarts: backoffLimit left out': lambda j: _job(j).pop('backoffLimit'),
+  'hosts: too few pods': lambda j: _job(j).update(parallelism=2),
+  'hosts: completions left out': lambda j: _job(j).pop('completions'),
+  'hosts: slices that mix': lambda j: j['metadata'].pop('annotations'),
+  'hosts: topology of another size': lambda j: _pod(j)['nodeSelector'].update({'cloud.google.com/gke-tpu-topology': '4x8'}),
+  'chips: topology of another generation': lambda j: _pod(j)['nodeSelector'].update(
+    {'cloud.google.com/gke-tpu-topology': '2x2x4'}
+  ),
+  'chips: unknown accelerator': lambda j: _pod(j)['nodeSelector'].update(
+    {'cloud.google.com/gke-tpu-accelerator': 'tpu-v5e-slice'}
+  ),
+  'chips: chips of another host': lambda j: _pod(j)['containers'][0]['resources']['limits'].update({'google.com/tpu': 8}),
+  'grace: no time to save': lambda j: _pod(j).update(terminationGracePeriodSeconds=5),
+  'command: a shell': lambda j: _pod(j)['containers'][0].update(command=['bash', '-c', 'python -m sslax.train']),
+  'command: a command in one word': lambda j: _pod(j)['containers'][0].update(command=['python -m sslax.train']),
+  'command: state in the pod': lambda j: _pod(j)['containers'][0]['command'].__setitem__(-1, '--workdir=/tmp/r1'),
+  'names: a long name': lambda j: j['metadata'].update(name='r' * 60),
+  'names: a name with capitals': lambda j: j['metadata'].update(name='Run'),
+  'names: a label with a space': lambda j: j['metadata']['labels'].update({'kueue.x-k8s.io/queue-name': 'my queue'}),
+  'exit codes: interruptions that count': lambda j: _rules(j).pop(1),
+  'exit codes: the wrong rule by its index': lambda j: _rules(j)[0].update(onJobFailureMessagePatterns=['at index 1$']),
+  'exit codes: user errors that restart': lambda j: _job(j)['podFailurePolicy']['rules'][0]['onExitCodes'].update(values=[3]),
+  'exit codes: stalls that end the run': lambda j: _job(j)['podFailurePolicy']['rules'][0]['onExitCodes'].update(
+    values=[2, 3, 170]
+  ),
+  'exit codes: exit codes in no order': lambda j: _job(j)['podFailurePolicy']['rules'][0]['onExitCodes'].update(values=[3, 2]),
+  'exit codes: preemptions that count': lambda j: _job(j)['podFailurePolicy']['rules'].pop(),
+  'exit codes: preemptions by another condition': lambda j: _job(j)['podFailurePolicy']['rules'][2]['onPodConditions'][0].update(
     status='False'
   ),
-  'crashes that end the run': lambda j: _rules(j)[2].update(action='FailJobSet'),
-  'no container': lambda j: _pod(j).pop('containers'),
+  'exit codes: crashes that end the run': lambda j: _rules(j)[2].update(action='FailJobSet'),
+  'no JobSet as render.py makes them: no container': lambda j: _pod(j).pop('containers'),
 }
 
 
@@ -125,7 +131,7 @@ def test_mutations_are_caught(render, name):
   bad = copy.deepcopy(good)
   MUTATIONS[name](bad)
   assert bad != good and render.problems(good) == []
-  assert render.problems(bad), name
+  assert any(problem.startswith(name.partition(':')[0] + ':') for problem in render.problems(bad)), render.problems(bad)
 
 
 # Command line
