@@ -70,5 +70,6 @@ def _workdir(value: str | None, *, dry_run: bool) -> pathlib.Path:
 
 if __name__ == '__main__':
   cli.define_config()
-  flags.declare_key_flag('config')  # so that --help shows it
+  for name in ('config', 'coordinator', 'num_processes', 'process_id'):  # so that --help shows them
+    flags.declare_key_flag(name)
   cli.run(main)
