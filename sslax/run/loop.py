@@ -410,7 +410,8 @@ def train(
   except Interrupted:
     raise
   except Exception as error:
-    status.update(reason=f'failed: {type(error).__name__}: {error}'[:500])
+    if not dog.stalled:
+      status.update(reason=f'failed: {type(error).__name__}: {error}'[:500])
     raise
   finally:
     if bar is not None:

@@ -34,6 +34,7 @@ class Watchdog:
     self._tick = min(1.0, timeout / 10)
     self._limit, self._waited, self._steps = SLOW * timeout, 0.0, 0
     self._closed = threading.Event()
+    self.stalled = False  # what goes wrong from then on, such as a peer that ends first, is a consequence
     if timeout:
       threading.Thread(target=self._watch, name='watchdog', daemon=True).start()
 
@@ -61,6 +62,7 @@ class Watchdog:
         self._end(f'no progress for {self._waited:.0f} s after {self._steps} steps')
 
   def _end(self, why: str):
+    self.stalled = True
     report = threading.Thread(target=self._report, args=(why,), daemon=True)
     report.start()
     report.join(LINGER)  # no longer: what hangs may be the storage that it writes to
