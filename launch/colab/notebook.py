@@ -272,6 +272,6 @@ figures('What the method predicts', 'Where the last block looks', 'Patch feature
 # %%
 if PROBES:
   page = html.escape((workdir / 'report.html').read_text(encoding='utf-8'), quote=True)
-  display(HTML(f'<iframe srcdoc="{page}" width="100%" height="800" style="border: 1px solid #d0d7de"></iframe>'))
+  display(HTML(f'<div><iframe srcdoc="{page}" width="100%" height="800" style="border: 1px solid #d0d7de"></iframe></div>'))
 for path in sorted(workdir.iterdir()):
   print(path.name + '/' * path.is_dir())
