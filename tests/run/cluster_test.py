@@ -153,7 +153,11 @@ def joined(**env):
       env=environment(SSLAX_COORDINATOR=f'127.0.0.1:{port}', SSLAX_NUM_PROCESSES='2', SSLAX_PROCESS_ID=str(i), **env),
     ) for i in range(2)
   ]  # fmt: skip
-  outputs = [p.communicate(timeout=120)[0] for p in pair]
+  try:
+    outputs = [p.communicate(timeout=120)[0] for p in pair]
+  finally:
+    for p in pair:
+      p.kill()
   assert all(p.returncode == 0 and '\n2\n' in output for p, output in zip(pair, outputs, strict=True)), outputs
   return outputs
 
