@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 
 import pytest
-from launch.pod import ROOT, Box, wait_for
-from run.trainer import environment, lines, status
+from launch.fake_gcloud import free_port
+from launch.pod import Box, wait_for
+from run.trainer import environment, lines, start, status
 
 STEPS, EVERY = 30, 5
 HOSTS = 4
@@ -30,20 +30,17 @@ def box(tmp_path):
 @pytest.fixture(scope='module')
 def direct(tmp_path_factory):
   """The same four processes without launch/tpu."""
-  from launch.fake_gcloud import free_port
-
-  workdir, port = tmp_path_factory.mktemp('direct'), free_port()
-  processes = [
-    subprocess.Popen(
-      [sys.executable, '-m', 'sslax.train', *CONFIG, f'--workdir={workdir}'], cwd=ROOT, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT, text=True,
-      env=environment(SSLAX_COORDINATOR=f'127.0.0.1:{port}', SSLAX_NUM_PROCESSES=str(HOSTS), SSLAX_PROCESS_ID=str(i)),
-    )
-    for i in range(HOSTS)
-  ]  # fmt: skip
-  for process in processes:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+  workdir = tmp_path_factory.mktemp('direct')
+  for _ in range(5):
+    port = free_port()
+    said = [
+      dict(SSLAX_COORDINATOR=f'127.0.0.1:{port}', SSLAX_NUM_PROCESSES=str(HOSTS), SSLAX_PROCESS_ID=str(i)) for i in range(HOSTS)
+    ]
+    processes = [start('train', *CONFIG, f'--workdir={workdir}', **env) for env in said]
+    output = ''.join(process.communicate(timeout=300)[0] for process in processes)
+    if not any(process.returncode == 170 for process in processes):
+      break  # on a busy machine gloo may lose patience with its peers, which is what 170 is for
+  assert not any(process.returncode for process in processes), output
   return workdir
 
 
@@ -67,8 +64,11 @@ def test_a_pod_lives(box, direct, tmp_path):
   run = ('run', '--run_id=r1', f'--workdir={workdir}', '--', *CONFIG)
   box.create('v5e-16')
   assert 'jax 0.' in box.ok('setup', f'--python={sys.prefix}')
-  box.ok(*run, timeout=300)
-  wait_for(lambda: last_step(workdir) >= 8, 120)
+  for _ in range(5):
+    box.ok(*run, timeout=300)
+    wait_for(lambda: last_step(workdir) >= 8 or 'ended' in box.tpu('status')[1], 200, every=0.5)
+    if last_step(workdir) >= 8:
+      break
   code, output = box.tpu('run', *run[1:])
   assert code == 2 and 'busy' in output
   output = box.ok('kill', timeout=120)
@@ -76,7 +76,11 @@ def test_a_pod_lives(box, direct, tmp_path):
   assert box.tpu('status')[0] == 42
   stopped = status(workdir)
   assert stopped['reason'] == 'interrupted' and 8 <= stopped['step'] < STEPS, stopped
-  box.ok('run', '--wait', *run[1:], timeout=300, **FAST)
+  for _ in range(5):
+    code, output = box.tpu('run', '--wait', *run[1:], timeout=300, **FAST)
+    if code != 170:
+      break
+  assert code == 0, output
   output = box.ok('logs', '--grep=resuming')
   assert sorted(output.splitlines()) == [f'w{i} resuming at step {stopped["step"]} of {STEPS}' for i in range(HOSTS)]
   box.ok('delete')

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pathlib
+import random
 import re
 import shlex
 import shutil
@@ -394,3 +395,41 @@ def test_gcloud_accepts_every_line(box, tmp_path):
   assert codes.pop() == 2 and '--node-id' in said.pop(), 'the parser is no oracle'
   for line, code, text in zip(lines, codes, said, strict=True):
     assert code != 2 and ('active account' in text or line[0] == 'config'), f'gcloud {shlex.join(line)}: {text}'
+
+
+@pytest.mark.slow
+def test_no_silent_partial_run(box):
+  """Fifty setups and runs with random ssh faults: all hosts run, or the code says so and what runs on is named."""
+  box.make()
+  outcomes = {0: 0, 170: 0}
+  for seed in range(50):
+    draw = random.Random(seed)
+    kinds = [
+      {'kind': 'ssh', 'host': draw.randrange(2), 'times': draw.choice((1, 2, 2, 9))},
+      {
+        'kind': 'ssh after',
+        'host': draw.randrange(2),
+        'word': draw.choice(('run', 'setup', 'status')),
+        'times': draw.choice((1, 2, 9)),
+      },
+      {'kind': 'scp', 'times': draw.choice((1, 2, 9))},
+    ]
+    box.faults(*draw.sample(kinds, draw.randint(1, 2)))
+    code, output = box.tpu(*(('setup', f'--python={box.python}') if seed % 2 else ('run', *RUN)))
+    outcomes[code] += 1  # no other code
+    running = {f'w{i}' for i in range(2) if 'running' in status_of(box, i)}
+    if seed % 2 == 0 and code == 0:
+      assert running == {'w0', 'w1'}, (seed, output)
+    elif seed % 2 == 0:
+      assert all(host in output for host in running), (seed, output)
+    if code:
+      assert re.search(r'\bw[01]\b|pod', output), (seed, output)
+    box.faults()
+    box.ok('kill')
+  assert min(outcomes.values()) >= 10, outcomes
+
+
+def status_of(box, number):
+  env = box.cloud.environment('pod', number, {'hosts': 2})
+  line = 'bash sslax/current/launch/lib/worker.sh status'
+  return subprocess.run(['bash', '-c', line], env=env, cwd=env['HOME'], capture_output=True, text=True).stdout
