@@ -28,7 +28,7 @@ from sslax.run.checkpoint import Checkpointer, Reader, SaveFailed, state_hash
 from sslax.run.faults import Status, StopRequest, read_status
 from sslax.run.health import Health
 from sslax.run.metrics import MetricWriter
-from sslax.run.watchdog import Watchdog
+from sslax.run.watchdog import LINGER, Watchdog
 from sslax.spec import build
 from sslax.step import TrainState, init_state, jit_step, timed
 
@@ -294,6 +294,7 @@ def train(
     workdir / f'stacks.{jax.process_index()}.txt',
     config.get('stall_timeout', 0),  # runs from before there was one do not have the key
     on_stall=lambda: status.update(reason='stalled', last_checkpoint=newest()),
+    linger=LINGER if jax.process_index() or jax.process_count() == 1 else 4 * LINGER,  # the end of process 0 is that of all
   )
   writer = batches = bar = None
   try:

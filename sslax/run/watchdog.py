@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from sslax.errors import STALLED
 
 SLOW = 4  # how many times longer compiling, restoring and probing may take than a step
-LINGER = 3.0  # seconds between the stacks and the end: the other processes stall at the same time and write theirs, too
+LINGER = 3.0  # seconds: the other processes stall at the same time and write their stacks, too, if this one has not ended yet
 
 
 class Watchdog:
@@ -22,15 +22,16 @@ class Watchdog:
   was itself stopped (SIGSTOP, Ctrl-Z) is given time again. Code in C that never gives back the interpreter's lock stops it, too.
   """
 
-  def __init__(self, path: pathlib.Path, timeout: float, on_stall: Callable[[], None] = lambda: None):
+  def __init__(self, path: pathlib.Path, timeout: float, on_stall: Callable[[], None] = lambda: None, linger: float = LINGER):
     """Starts to watch.
 
     Args:
       path: where the stacks go; appended to.
       timeout: seconds; 0: it watches nothing.
       on_stall: called before the end; what it raises is ignored.
+      linger: seconds between the stacks and the end.
     """
-    self._path, self._timeout, self._on_stall = path, timeout, on_stall
+    self._path, self._timeout, self._on_stall, self._linger = path, timeout, on_stall, linger
     self._tick = min(1.0, timeout / 10)
     self._limit, self._waited, self._steps = SLOW * timeout, 0.0, 0
     self._closed = threading.Event()
@@ -67,7 +68,7 @@ class Watchdog:
     report.start()
     report.join(LINGER)  # no longer: what hangs may be the storage that it writes to
     print(f'stalled: {why}; stacks of all threads: {self._path}; the same command goes on', file=sys.stderr, flush=True)
-    if not self._closed.wait(LINGER):  # it moved after all, and the run has ended by itself
+    if not self._closed.wait(self._linger):  # it moved after all, and the run has ended by itself
       os._exit(STALLED)
 
   def _report(self, why: str):
