@@ -6,6 +6,7 @@
 #
 # --workdir is a folder of a storage that was attached to the cluster with `xpk storage attach`. xpk can restart on exit codes, or not
 # at all; restarts after maintenance count like all others, hence 50. render.py's JobSets tell them apart.
+set -euo pipefail
 # shellcheck source=launch/lib/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../lib/common.sh"
 

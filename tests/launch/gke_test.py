@@ -215,6 +215,14 @@ def xpk(*words, path=''):
   return done.returncode, done.stdout, done.stderr
 
 
+def test_the_script_is_strict_and_clean():
+  text = XPK.read_text(encoding='utf-8')
+  assert text.startswith('#!/usr/bin/env bash\n') and 'set -euo pipefail' in text and os.access(XPK, os.X_OK)
+  if checker := shutil.which('shellcheck'):
+    done = subprocess.run([checker, '-x', '--severity=style', str(XPK)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_xpk_gets_its_own_arguments(tmp_path):
   (tmp_path / 'xpk').write_text(f'#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n')
   (tmp_path / 'xpk').chmod(0o755)

@@ -57,9 +57,8 @@ def start(task, folder, **env):
   node = {'SKYPILOT_NUM_NODES': '1', 'SKYPILOT_NODE_RANK': '0', 'SKYPILOT_NODE_IPS': '10.0.0.1'}
   envs = {key: value for key, value in task['envs'].items() if value is not None} | {'RUN': 'r1', 'BUCKET': 'gs://b'}
   environ = {key: value for key, value in os.environ.items() if not key.startswith('SSLAX_')}
-  return subprocess.Popen(
-    ['bash', '-c', task['run']], cwd=folder, env=environ | envs | node | env, stdout=subprocess.PIPE, text=True
-  )
+  (folder / 'run.sh').write_text(task['run'])  # a file, as SkyPilot has it: given as -c, bash replaces itself by the last command
+  return subprocess.Popen(['bash', 'run.sh'], cwd=folder, env=environ | envs | node | env, stdout=subprocess.PIPE, text=True)
 
 
 def test_sigterm_reaches_python_and_42_comes_back(task, tmp_path):
