@@ -110,10 +110,10 @@ def find_project():
 
 def find_accelerator():
   """'tpu', 'gpu' or 'cpu': what the machine has, whatever jax says."""
-  if glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*') or 'TPU_NAME' in os.environ:
-    return 'tpu'
-  gpu = shutil.which('nvidia-smi') and subprocess.run(['nvidia-smi', '-L'], capture_output=True).returncode == 0
-  return 'gpu' if gpu else 'cpu'
+  if shutil.which('nvidia-smi') and subprocess.run(['nvidia-smi', '-L'], capture_output=True).returncode == 0:
+    return 'gpu'
+  google = '0x1ae0' in {path.read_text().strip() for path in pathlib.Path('/sys/bus/pci/devices').glob('*/vendor')}
+  return 'tpu' if glob.glob('/dev/accel*') or google and glob.glob('/dev/vfio/[0-9]*') else 'cpu'  # vfio has others' devices, too
 
 
 def installed(name):

@@ -1,6 +1,7 @@
 """The Colab notebook: in step with its source, stripped, its helpers; executed by papermill where that is installed (slow)."""
 
 import ast
+import fnmatch
 import importlib.util
 import json
 import os
@@ -130,6 +131,26 @@ def test_jax_is_installed_only_with_need(helpers, tmp_path, versions, accelerato
   requirements.write_text('# lower bounds\njax>=0.10.2\nnumpy>=2.0\npytest>=9.0\n')
   helpers['installed'] = lambda name: versions.get(name, '')
   assert helpers['missing_packages'](requirements, accelerator) == expected
+
+
+@pytest.mark.parametrize(
+  'devices, vendor, nvidia, expected',
+  [
+    ([], '0x8086', False, 'cpu'),
+    (['/dev/accel0'], '0x8086', False, 'tpu'),
+    (['/dev/vfio/0'], '0x1ae0', False, 'tpu'),
+    (['/dev/vfio/0'], '0x10de', False, 'cpu'),  # a host of virtual machines
+    (['/dev/vfio/0'], '0x1ae0', True, 'gpu'),  # Google's network card beside it
+  ],
+)
+def test_the_accelerator_is_what_the_machine_has(helpers, tmp_path, devices, vendor, nvidia, expected):
+  (tmp_path / '0000:00:04.0').mkdir()
+  (tmp_path / '0000:00:04.0' / 'vendor').write_text(vendor + '\n')
+  helpers['pathlib'] = types.SimpleNamespace(Path=lambda _: tmp_path)
+  helpers['glob'] = types.SimpleNamespace(glob=lambda pattern: [d for d in devices if fnmatch.fnmatch(d, pattern)])
+  helpers['shutil'] = types.SimpleNamespace(which=lambda _: 'true' if nvidia else None)
+  helpers['subprocess'] = types.SimpleNamespace(run=lambda *_, **__: types.SimpleNamespace(returncode=0))
+  assert helpers['find_accelerator']() == expected
 
 
 def test_the_project_is_found_around_and_below(helpers, tmp_path, monkeypatch):
