@@ -215,8 +215,8 @@ def test_a_plan_that_cannot_be(config):
     planning.plan(config, where, 1000, {'mesh.fsdp': 3})
 
 
-def model(config, here, *, per_row, shrinks=('microbatches', 'remat', 'mesh.fsdp')):
-  """A compiler that needs a straight line of memory; returns it and the list of what it was asked."""
+def model(config, here, *, per_row, shrinks=('microbatches', 'remat', 'mesh.fsdp'), bend=0.0):
+  """A compiler that needs a line of memory, straight or bent, in the rows of a device; with the list of what it was asked."""
   asked = []
 
   def compile_with(changes):
@@ -229,7 +229,7 @@ def model(config, here, *, per_row, shrinks=('microbatches', 'remat', 'mesh.fsdp
       rows = rows / now.microbatches
     if 'remat' in shrinks and any('remat' in key for key in changes):
       rows = rows / 4
-    needed = int(state + per_row * rows)
+    needed = int(state + per_row * rows + bend * rows**2)
     return dataclasses.replace(here, changes=changes, batch_size=now.batch_size, needed=needed, fits=needed <= here.hbm)
 
   return compile_with, asked
@@ -266,14 +266,17 @@ def test_the_advice_is_the_first_that_fits(large, per_row, shrinks, changes):
   assert not found or compile_with(found.changes).fits
 
 
-@pytest.mark.parametrize('per_row, start', [(GIB // 32, 64), (GIB // 1000, 1), (GIB // 3, 512), (GIB // 40, 16)])
-def test_the_largest_batch(large, per_row, start):
+@pytest.mark.parametrize(
+  'per_row, start, bend',
+  [(GIB // 32, 64, 0), (GIB // 1000, 1, 0), (GIB // 3, 512, 0), (GIB // 4000, 16, GIB // 4000), (GIB // 2000, 4, -10)],
+)
+def test_the_largest_batch(large, per_row, start, bend):
   config, here = large
   config = planning.changed(config, {'batch_size': 8 * start})
-  compile_with, asked = model(config, here, per_row=per_row)
+  compile_with, asked = model(config, here, per_row=per_row, bend=bend)
   found = planning.largest_batch(compile_with({}), compile_with, config)
-  best = (GIB // 2) // per_row  # rows a device
-  assert best - max(1, best // 16) <= found.batch_size // 8 <= best, found
+  best = max(rows for rows in range(10_000) if GIB // 2 + per_row * rows + bend * rows**2 <= GIB)
+  assert best - max(1, best // 16) <= found.batch_size // 8 <= best, (found.batch_size, best)
   assert len(asked) <= 8, asked
 
 

@@ -26,6 +26,7 @@ from sslax.step import jit_step
 GIB = 2**30
 UNITS = {'': 1, 'B': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 MICROBATCHES = (2, 4, 8, 16, 32, 64)
+MAX_TRIES = 16  # compilations in search of the largest batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +251,9 @@ def largest_batch(first: Plan, compile_with: Callable[[dict[str, Any]], Plan], c
   unit = int(np.prod(list(first.mesh.values()))) * config.microbatches
   points = [(0, sum(size for kind, size in first.state.items() if kind != 'input')), (first.batch_size // unit, first.needed)]
   best, low, high = (first, points[-1][0], None) if first.fits else (None, 0, points[-1][0])
-  while high is None or high - low > max(1, low // 16):
+  for _ in range(MAX_TRIES):
+    if high is not None and high - low <= max(1, low // 16):
+      break
     (a, x), (b, y) = points[-2:]
     guess = int(a + (first.hbm - x) * (b - a) / (y - x)) if y != x else 2 * b
     margin = max(1, low // 16) if high is None else max(1, (high - low) // 8)
