@@ -191,14 +191,15 @@ def test_a_run_goes_on_on_another_mesh(split_all, tmp_path, devices, parts):
 
 
 def v5e(slices=1, side=4):
-  """The devices of slices of side x side TPU v5e chips, as far as their order asks for them."""
-  return [
+  """The devices of slices of side x side TPU v5e chips, in no order, as far as their order asks for them."""
+  chips = [
     types.SimpleNamespace(
-      id=s * 1000 + y * side + x, platform='tpu', device_kind='TPU v5 lite', coords=(x, y, 0), core_on_chip=0, slice_index=s,
-      process_index=s * 4 + y, client=None,
+      id=s * side**2 + y * side + x, platform='tpu', device_kind='TPU v5 lite', coords=(x, y, 0), core_on_chip=0, slice_index=s,
+      process_index=s * side + y, client=None,
     )
-    for s in reversed(range(slices)) for y in range(side) for x in range(side)
+    for s in range(slices) for y in range(side) for x in range(side)
   ]  # fmt: skip
+  return [chips[i * 7 % len(chips)] for i in range(len(chips))]
 
 
 def test_weights_are_split_inside_a_slice():
