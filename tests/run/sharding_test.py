@@ -139,6 +139,7 @@ def test_without_split_weights_nothing_is_added(split_all):
       program = str(jax.make_jaxpr(jax.grad(loss))(params))
     added = mesh is not None and mesh.shape['fsdp'] == 8
     assert ('sharding_constraint' in program) == ('remat' in program or 'checkpoint' in program) == added
+    assert ("spec=P(None, 'fsdp')" in program) == added, 'the gradient is laid out as the weight'
     assert ('bf16[16,48] = sharding_constraint' in re.sub(r'\b[a-z]+:', '', program)) == added
 
 
