@@ -101,7 +101,6 @@ def imagenet(config):
     text=text(width=768, heads=12, length=16, pool='last', scan=True, remat=True, dtype='bfloat16'),
     text_head=linear(768, 768),
     augment=crop(),
-    chunk=4096,
     microbatches=config.get_ref('microbatches'),
   )
   config.optim = spec(

@@ -30,7 +30,6 @@ class SigLIP(Method):
   text_head: nn.Module = Identity()  # [N, W] -> [N, E]
   init_scale: float = 10.0
   init_bias: float = -10.0  # most pairs are negatives: table 4 of the paper without it
-  chunk: int = 0  # texts that all images are compared with at a time, 0: all; without the accuracies of a batch, which need all
   freeze_image: bool = False
   microbatches: int = 1  # of both towers; see net.apply
 
@@ -39,8 +38,6 @@ class SigLIP(Method):
       raise ValueError(f'each caption has one view of its image: augment.count must be 1, not {self.augment.count}')
     if self.init_scale <= 0:
       raise ValueError(f'init_scale must be positive, not {self.init_scale}')
-    if self.chunk < 0:
-      raise ValueError(f'chunk must be 0 or a number of texts, not {self.chunk}')
 
   @property
   def towers(self) -> two_towers.Towers:
@@ -67,8 +64,8 @@ class SigLIP(Method):
     options = dict(rng=rng, microbatches=self.microbatches, freeze_image=self.freeze_image)
     image, text, stats = two_towers.apply(self.towers, params, memory['stats'], views, **options)
     scale, bias = jnp.exp(params['logit_scale']), params['logit_bias']
-    metrics = {'scale': scale, 'bias': bias, **({} if self.chunk else matching_accuracy(image, text))}
-    return siglip(image, text, scale, bias, self.chunk or None), Output({'stats': stats}, metrics)
+    metrics = {'scale': scale, 'bias': bias, **matching_accuracy(image, text)}
+    return siglip(image, text, scale, bias), Output({'stats': stats}, metrics)
 
   def features(self, params, memory, batch):
     """'pooled' [B, D] and 'embedding' [B, E] of batch['image'], 'text_embedding' [B, E] of batch['text']; unit rows."""
