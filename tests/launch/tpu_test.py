@@ -264,7 +264,7 @@ def test_buckets(box):
   run = ('run', '--run_id=r1', '--workdir=gs://b/r1')
   code, output = box.tpu(*run, *RUN[2:])
   assert code == 2 and 'europe-west4' in output and 'us-central1' in output, output
-  assert not any('worker.sh run' in word for word in box.cloud.calls[-1]), 'refused after it was started'
+  assert not any('worker.sh run' in call[-1] for call in box.cloud.calls), 'refused after it was started'
   code, output = box.tpu(*run, '--allow_cross_region', *RUN[2:])
   assert code == 2 and 'gcsfuse' in output, output
   script(box.host_bin / 'gcsfuse', '#!/bin/bash\necho "$2" >"$3/mounted"\n')
