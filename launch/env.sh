@@ -36,6 +36,8 @@ sslax_detect_jax() {
     printf cuda13
   elif compgen -G '/dev/accel*' >/dev/null || [ -n "${TPU_NAME:-}" ]; then
     printf tpu
+  elif compgen -G '/dev/vfio/[0-9]*' >/dev/null && grep -qs 0x1ae0 /sys/bus/pci/devices/*/vendor; then
+    printf tpu # v5e and v6e: Google's PCI devices, handed through
   else
     printf cpu
   fi
