@@ -51,6 +51,17 @@ class StopRequest:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
+def meet(name: str, seconds: float = 3600.0) -> None:
+  """Waits until all processes are at this place, at most so long.
+
+  By way of jax's coordinator: the first collective gives up after 30 seconds (Gloo), and another process may compile longer.
+  """
+  if jax.process_count() > 1:
+    from jax._src import distributed  # the coordinator's client has no public name
+
+    distributed.global_state.client.wait_at_barrier(f'sslax {name}', int(1000 * seconds))
+
+
 def write_atomically(path: pathlib.Path, text: str) -> None:
   """Readers see the old file or the new one, never half of it."""
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')

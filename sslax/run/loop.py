@@ -25,7 +25,7 @@ from sslax.method import Method
 from sslax.run import config as configs
 from sslax.run import graft, sharding
 from sslax.run.checkpoint import Checkpointer, Reader, SaveFailed, state_hash
-from sslax.run.faults import Status, StopRequest, read_status
+from sslax.run.faults import Status, StopRequest, meet, read_status
 from sslax.run.health import Health
 from sslax.run.metrics import MetricWriter
 from sslax.run.watchdog import LINGER, Watchdog
@@ -298,6 +298,7 @@ def train(
   )
   writer = batches = bar = None
   try:
+    meet('ready')
     restored = checkpointer.restore(run.abstract_state)
     for message in checkpointer.damaged:
       print(f'warning: {message}', file=sys.stderr)
@@ -313,6 +314,7 @@ def train(
       configs.save(config, workdir)
     writer = MetricWriter(workdir, start)
     compiled = lowered.compile()  # ahead of time: it cannot compile a second time, whatever it is called with
+    meet('compiled')
     batches = train_batches(run, start)
     bad = BadRecords(
       run.source, workdir / f'bad_records{suffix}.jsonl', config.data.max_bad_fraction, captioned=run.tokenize is not None
