@@ -317,7 +317,9 @@ def study(
 
 def _compile(config, where, num_examples, changes) -> Plan:
   say(f'compiling for {where.name}' + ''.join(f', {key}={value}' for key, value in changes.items()))
-  return plan(config, where, num_examples, changes)
+  found = plan(config, where, num_examples, changes)
+  say(f'  {"fits" if found.fits else "does not fit"}: {found.needed / GIB:.2f} GiB, {found.compile_seconds:.0f} s')
+  return found
 
 
 def _print(found: Plan | None, table: bool, command: Sequence[str], what: str, otherwise: str) -> list[Plan]:
