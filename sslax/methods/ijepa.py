@@ -41,7 +41,7 @@ class IJEPA(Method):
   context_most: float = 0.5  # of all patches: the context's capacity, hence the encoder's cost; 1: no context is cut
   distance: str = 'smooth_l1'  # the official code; 'l2': the paper
   momentum: float | Ramp = Ramp(0.996, 1.0, 'linear')
-  microbatches: int = 1  # of both encoders
+  microbatches: int = 1  # of both encoders and of the predictor
 
   def __post_init__(self):
     if self.augment.count != 1:
@@ -105,8 +105,10 @@ class IJEPA(Method):
 
     target_valid = blocks.target_valid.reshape(B * M, L)
     valid = jnp.concatenate([each(blocks.context_valid), target_valid], 1)
-    inputs = (each(context), each(blocks.context), blocks.target.reshape(B * M, L), valid, self.grid)
-    prediction, _ = net.apply(self.predictor, params['predictor'], {}, *inputs, train=True, rng=predictor_rng)
+    inputs = (each(context), each(blocks.context), blocks.target.reshape(B * M, L), valid)
+    options = dict(train=True, rng=predictor_rng, microbatches=self.microbatches)
+    predict = lambda predictor, *inputs, train: predictor(*inputs, self.grid, train=train)
+    prediction, _ = net.apply(self.predictor, params['predictor'], {}, *inputs, method=predict, **options)
     loss = predict_features(prediction, target.reshape(B * M, L, -1), target_valid, self.distance)
     # Collapse is that the target depends on the place only: compare images at one place, and not their means over places.
     spread = jax.vmap(embedding_std, in_axes=1)(tokens).mean()

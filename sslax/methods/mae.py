@@ -29,7 +29,7 @@ class MAE(Method):
   mask_ratio: float = 0.75  # of the patches are removed, rounded up
   masking: str = 'random'  # 'block', 'grid' (table 1f)
   norm_pix: bool = True  # each patch's pixels are standardised by their own mean and variance
-  microbatches: int = 1  # of the encoder; see net.apply
+  microbatches: int = 1  # of encoder and decoder; see net.apply
 
   def __post_init__(self):
     if not 0 < self.mask_ratio < 1:
@@ -86,7 +86,8 @@ class MAE(Method):
   def predict(self, params, x, removed: Masks, *, train, rng=None):
     """[B, T, p*p*3] in the units of `target`, for every patch of normalised images [B, H, W, 3]."""
     tokens = self.encode(params['encoder'], x, removed.kept, train=train, rng=rng)
-    prediction, _ = net.apply(self.decoder, params['decoder'], {}, tokens, removed.restore, train=train)
+    options = dict(train=train, microbatches=self.microbatches if train else 1)
+    prediction, _ = net.apply(self.decoder, params['decoder'], {}, tokens, removed.restore, **options)
     return prediction
 
   def loss(self, params, memory, views, rng, step):

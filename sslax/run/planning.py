@@ -49,6 +49,7 @@ class Plan:
   changes: dict[str, Any]  # made to the config that was asked for
   batch_size: int
   mesh: dict[str, int]
+  slices: int
   chips: int
   device_kind: str
   hbm: int | None
@@ -169,6 +170,7 @@ def plan(config: ml_collections.ConfigDict, where: Target, num_examples: int, ch
     changes=changes,
     batch_size=config.batch_size,
     mesh=dict(run.mesh.shape),
+    slices=where.slices,
     chips=where.chips,
     device_kind=where.devices[0].device_kind,
     hbm=hbm,
@@ -328,6 +330,7 @@ def _print(found: Plan | None, table: bool, command: Sequence[str], what: str, o
     print(otherwise, flush=True)
     return []
   flags = [f'--config.{key}={value}' for key, value in found.changes.items()]
+  flags += [f'--config.mesh.slices={found.slices}'] if found.slices > 1 else []
   line = ' '.join(['python -m sslax.train', *command, *flags, '--workdir=WORKDIR'])
   print(row(found) if table else f'{report(found)}\n{what}: {line}', flush=True)
   return [found]
