@@ -24,7 +24,6 @@ EXCLUDE = r'(bias|scale\d*)$'  # biases, scales of BatchNorm and LayerNorm (and 
 # Paths that layer decay counts, named by sslax/models/vit.py. Anything else, in the encoder or not, is after the last block.
 EMBEDDING = re.compile(r'^encoder/(.*/)?(patches/|cls$|cls_position$)')
 BLOCK = re.compile(r'^encoder/(.*/)?blocks_(?P<index>\d+)/')
-SCANNED = re.compile(r'(^|/)blocks/')  # one leaf [L, ...] for L blocks (`nn.scan`)
 
 
 @dataclasses.dataclass(frozen=True)
