@@ -13,6 +13,7 @@ import optax
 
 from sslax.errors import UserError, suggest
 from sslax.ops import schedules, tree
+from sslax.ops.fsdp import SCANNED
 
 PyTree = Any
 
