@@ -294,7 +294,7 @@ def train(
     workdir / f'stacks.{jax.process_index()}.txt',
     config.get('stall_timeout', 0),  # runs from before there was one do not have the key
     on_stall=lambda: status.update(reason='stalled', last_checkpoint=newest()),
-    linger=LINGER if jax.process_index() or jax.process_count() == 1 else 4 * LINGER,  # the end of process 0 is that of all
+    linger=LINGER if jax.process_index() or jax.process_count() == 1 else 2 * LINGER,  # the end of process 0 is that of all
   )
   writer = batches = bar = None
   try:
