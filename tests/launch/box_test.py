@@ -11,7 +11,7 @@ from launch.fake_gcloud import free_port
 from launch.pod import Box, wait_for
 from run.trainer import environment, lines, start, status
 
-STEPS, EVERY = 30, 5
+STEPS, EVERY = 200, 5  # longer than the questions asked while it runs
 HOSTS = 4
 CONFIG = ('--config=tests/run/tiny_config.py', f'--config.num_steps={STEPS}')
 FAST = {'SSLAX_POLL': '1', 'SSLAX_BACKOFF': '1', 'SSLAX_BACKOFF_MAX': '2'}
