@@ -185,7 +185,7 @@ def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     raise UserError(f'{path} does not exist: --workdir={workdir} is not the workdir of a run') from None
   except json.JSONDecodeError as error:
     raise UserError(f'{path} is damaged: {error}') from None
-  config = base_config().to_dict()
+  config = base_config().to_dict() if 'method' in saved else {}  # a comparison's config has other keys
   for key, value in saved.items():
     config[key] = {**config[key], **value} if isinstance(config.get(key), dict) else value
   return ml_collections.ConfigDict(config)
