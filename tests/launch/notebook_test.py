@@ -105,6 +105,7 @@ def test_an_interrupt_lets_the_program_save_first(helpers, capsys):
       os.kill(os.getpid(), signal.SIGINT)
 
   helpers['os'].read = read
+  former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have it ignored
   try:
     thread = threading.Thread(target=press)
     thread.start()
@@ -112,6 +113,7 @@ def test_an_interrupt_lets_the_program_save_first(helpers, capsys):
     thread.join()
   finally:
     os.read = real
+    signal.signal(signal.SIGINT, former)
   assert 'saved 1' in capsys.readouterr().out
 
 
