@@ -43,11 +43,12 @@ def warnings_of(method, learning_rate, steps=100):
 @pytest.mark.parametrize(
   'make, ablation, learning_rate, name',
   [
-    (
+    pytest.param(
       functools.partial(tiny_byol, momentum=0.9, encoder=DEEP, augment=PAIR),
       {'use_predictor': False},
       3e-3,
       'CollapsedEmbeddings',
+      marks=pytest.mark.slow,
     ),
     (functools.partial(tiny_simsiam, encoder=DEEP, augment=COLOURS), {'stop_gradient': False}, 1e-2, 'CollapsedDimensions'),
     (tiny_resnet_dino, {'targets': 'none'}, 3e-3, 'CollapsedAssignments'),
