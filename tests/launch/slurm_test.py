@@ -220,7 +220,7 @@ def test_the_time_limit_saves_and_requeues(slurm):
 
 @needs_slurm
 @pytest.mark.slow
-def test_the_real_trainer_goes_on_bitwise_after_the_time_limit(slurm, tmp_path):
+def test_the_real_trainer_goes_on_after_the_time_limit(slurm, tmp_path):
   code, output = train(tmp_path / 'whole', '--config.num_steps=300', devices=2)
   assert code == 0, output
   flags = (f'--config={TINY}', f'--workdir={tmp_path / "job"}', '--config.num_steps=300', '--config.checkpoint.every_steps=50')
