@@ -37,7 +37,7 @@ def digits(config):
 
   python -m sslax.train --config=configs/siglip.py:digits --workdir=runs/siglip_digits
 
-  Status: not yet measured.
+  Status: measured on 2026-11-22, one seed: zero-shot 0.776 (chance 0.100), 5 labels a class 0.923; raw pixels 0.845.
   """
   protocols.digits(config, epochs=60.0)
   config.data.train, config.data.test = 'digits:captions@train', 'digits:captions@test'
