@@ -31,8 +31,8 @@ def digits(config):
 
   python -m sslax.train --config=configs/ijepa.py:digits --workdir=runs/ijepa_digits
 
-  Status: measured on 2026-11-22, one seed: it collapses, and says so (CollapsedEmbeddings at step 76): 5 labels a class 0.286, a random
-  encoder 0.411, raw pixels 0.845. A smoke test of the code, no recipe.
+  Status: measured on 2026-11-22, one seed: it collapses, and says so (CollapsedEmbeddings at step 76): 5 labels a class 0.286, a
+  random encoder 0.411, raw pixels 0.845. It shows that the code runs, and is no recipe yet.
   """
   protocols.digits(config, learning_rate=1e-3)
   config.method = spec(
