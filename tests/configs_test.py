@@ -28,10 +28,22 @@ def load(path):
 MODULES = {path.stem: load(path) for path in sorted(FOLDER.glob('*.py'))}
 RUNS = {name: module for name, module in MODULES.items() if 'method' in module.get_config()}  # compare.py names other files
 PRESETS = [(name, preset) for name, module in RUNS.items() for preset in module.PRESETS]
+# The step of a preset that differs from the file's largest in sizes and in the views is traced among the slow tests.
+LARGEST = [(name, 'imagenet' if 'imagenet' in module.PRESETS else list(module.PRESETS)[-1]) for name, module in RUNS.items()]
 
 
-@pytest.mark.parametrize('name, preset', PRESETS)
+@pytest.mark.parametrize('name, preset', [preset for preset in PRESETS if preset not in LARGEST])
 def test_preset_builds_at_full_size(name, preset):
+  config = MODULES[name].get_config(preset)
+  configs.check(config, jax.device_count())
+  run = loop.prepare_shapes(config, num_examples=50_000)
+  assert run.total_steps > 0 and 'encoder' in run.abstract_state.params
+
+
+@pytest.mark.parametrize(
+  'name, preset', [preset if preset in LARGEST else pytest.param(*preset, marks=pytest.mark.slow) for preset in PRESETS]
+)
+def test_preset_trains_at_full_size(name, preset):
   config = MODULES[name].get_config(preset)
   configs.check(config, jax.device_count())
   run = loop.prepare_shapes(config, num_examples=50_000)

@@ -530,6 +530,9 @@ class Checkpointer:
 
   def _failed(self, step: int, e: Exception) -> SaveFailed:
     folder = self._root / str(step)
+    for thread in threading.enumerate():  # others of Orbax may still be at work: once, the next try of a step lost its files
+      if type(thread).__name__ == '_SignalingThread':
+        thread.join(10)
     if jax.process_index() == 0 and _is_local(folder):  # leftovers would keep a full disk full
       for p in self._root.glob(f'{step}.orbax-checkpoint-tmp*'):
         self._remove(p)

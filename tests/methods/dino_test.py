@@ -37,6 +37,7 @@ class TestDINOSinkhornResNet(ShortBattery):
     return tiny_dino(encoder=tiny.resnet(), targets='sinkhorn')
 
 
+@pytest.mark.slow
 def test_from_eight_devices_to_four_with_the_same_loss(tmp_path):
   """A checkpoint of 8 devices, restored on 4: the next losses are those of 8 devices, to 1e-6."""
   eight, four = Trainer(tiny_dino(), devices=8), Trainer(tiny_dino(), devices=4)

@@ -176,6 +176,7 @@ def test_signals_to_one_process_that_jax_has_joined(tmp_path, number):
   assert (code, at['reason'], at['step']) == (42, 'interrupted', at['last_checkpoint']), output
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one_in_the_real_trainer(tmp_path):
   for devices in (1, 8):
     code, output = train(tmp_path / str(devices), '--config.num_steps=6', devices=devices)
