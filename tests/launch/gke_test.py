@@ -224,7 +224,7 @@ def test_the_script_is_strict_and_clean():
 
 
 def test_xpk_gets_its_own_arguments(tmp_path):
-  (tmp_path / 'xpk').write_text(f'#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n')
+  (tmp_path / 'xpk').write_text(f'#!/usr/bin/env -S "{sys.executable}"\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n')
   (tmp_path / 'xpk').chmod(0o755)
   code, out, err = xpk(*XPK_FLAGS, '--project=p', '--xpk=--storage=gcs --priority=high', '--', '--config=a b.py', path=tmp_path)
   assert code == 0, err
@@ -265,7 +265,7 @@ def test_the_commands_of_the_page(render, tmp_path):
     (bin / name).chmod(0o755)
   python = project / '.venv' / 'bin' / 'python'
   python.parent.mkdir(parents=True)
-  python.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} "$@"\n')
+  python.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n')
   python.chmod(0o755)
   env = os.environ | {'PATH': f'{bin}:{os.environ["PATH"]}'}
   for block in blocks:
@@ -302,7 +302,7 @@ def test_xpk_accepts_and_agrees(render, slice_type, tmp_path):
   assert actions == ['RestartJobSet'] * 3 + ['FailJobSet'] * 2
 
   (tmp_path / 'python').write_text(
-    f'#!{sys.executable}\nimport signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n'
+    f'#!/usr/bin/env -S "{sys.executable}"\nimport signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n'
     'print("ready", flush=True)\nsignal.pause()\n'
   )
   (tmp_path / 'python').chmod(0o755)

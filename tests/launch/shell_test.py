@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def test_shellcheck():
 
 def flags(preset, variable):
   """What a preset adds to a variable, as the launchers do it."""
-  line = f'set -euo pipefail; set -a; source {preset}; printf %s "${{{variable}:-}}"'
+  line = f'set -euo pipefail; set -a; source {shlex.quote(str(preset))}; printf %s "${{{variable}:-}}"'
   return subprocess.run(['bash', '-c', line], capture_output=True, text=True, check=True, env={'PATH': os.environ['PATH']}).stdout
 
 

@@ -47,7 +47,7 @@ def start(task, folder, **env):
   (folder / '.venv' / 'bin').mkdir(parents=True)
   fake = folder / '.venv' / 'bin' / 'python'
   fake.write_text(
-    f'#!{sys.executable}\n'
+    f'#!/usr/bin/env -S "{sys.executable}"\n'
     'import os, signal, sys\n'
     'signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n'
     'print(sys.argv[1:], {k: v for k, v in sorted(os.environ.items()) if k.startswith("SSLAX_")}, os.getpid(), flush=True)\n'

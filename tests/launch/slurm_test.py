@@ -51,7 +51,7 @@ PartitionName=main Nodes=n[1-4] Default=YES MaxTime=INFINITE State=UP OverSubscr
 """
 
 # Stands for the trainer: `python -m sslax.train WHAT`. It stops like the trainer where WHAT is `run`, else it ends with a code.
-STUB = """#!{python}
+STUB = """#!/usr/bin/env -S "{python}"
 import os, signal, sys, time
 what, process = sys.argv[3], int(os.environ['SLURM_PROCID'])
 restarts = int(os.environ.get('SLURM_RESTART_COUNT', 0))
