@@ -112,7 +112,7 @@ def check(config: ml_collections.ConfigDict, devices: int) -> None:
     wrong.append(f'config.batch_size={config.batch_size} does not divide over {devices} devices; {near} would')
   if config.microbatches > 0 and config.batch_size % config.microbatches:
     wrong.append(f'config.batch_size={config.batch_size} does not divide into config.microbatches={config.microbatches}')
-  if wrong_grafts := [entry for entry in config.get('graft', ()) if not isinstance(entry, str)]:
+  if wrong_grafts := [entry for entry in config.graft if not isinstance(entry, str)]:
     wrong.append(f'config.graft holds {wrong_grafts[0]!r}, which is no string')
   if not 0 <= config.data.max_bad_fraction <= 1:
     wrong.append(f'config.data.max_bad_fraction={config.data.max_bad_fraction} must be between 0 and 1')

@@ -97,7 +97,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | None = No
   run = dataclasses.replace(run, tokenize=tokenize)
   if workdir is not None and Reader(workdir).steps():
     return run
-  return dataclasses.replace(run, grafts=graft.plan(config.get('graft', ()), run.method, run.abstract_state))
+  return dataclasses.replace(run, grafts=graft.plan(config.graft, run.method, run.abstract_state))
 
 
 def _check_labels(method: Method, source) -> None:
@@ -181,7 +181,7 @@ def batch_shapes(config, method: Method, *, labelled: bool, rows) -> dict[str, j
     batch['image'] = struct(config.data.image_size, config.data.image_size, 3, dtype=np.uint8)
   if labelled:
     batch['label'] = struct(dtype=np.int32)
-  if config.data.get('text', ''):  # runs from before there were captions do not have the key
+  if config.data.text:
     batch['text'] = struct(config.data.text_length, dtype=np.int32)
   elif method.uses_text:
     raise UserError(
@@ -292,7 +292,7 @@ def train(
   suffix = f'.{jax.process_index()}' if jax.process_count() > 1 else ''
   dog = Watchdog(
     workdir / f'stacks.{jax.process_index()}.txt',
-    config.get('stall_timeout', 0),  # runs from before there was one do not have the key
+    config.stall_timeout,
     on_stall=lambda: status.update(reason='stalled', last_checkpoint=newest()),
     linger=LINGER if jax.process_index() or jax.process_count() == 1 else 2 * LINGER,  # the end of process 0 is that of all
   )
