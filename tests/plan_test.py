@@ -200,6 +200,9 @@ def test_a_plan(here, config):
   count, size = here.collectives['all-reduce']
   assert count >= 1 and size > parameters  # gradients, and the statistics of BatchNorm
   assert here.flops > 3 * 32 * 2e5
+  halved = dataclasses.replace(here, changes={'microbatches': 2})
+  assert here.batch_norm and 'BatchNorm' in planning.report(halved)
+  assert 'BatchNorm' not in planning.report(dataclasses.replace(halved, batch_norm=False)) + planning.report(here)
   text = planning.report(here)
   for word in ('8 devices', 'parameters', 'optimizer', 'temporaries', 'fits', 'GFLOP an image', 'all-reduce', 'compiled in'):
     assert word in text, text

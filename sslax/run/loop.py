@@ -22,6 +22,7 @@ from sslax.data.bad import BadRecords
 from sslax.data.sources import open_source
 from sslax.errors import Diverged, Interrupted, UserError
 from sslax.method import Method
+from sslax.ops import tree
 from sslax.run import config as configs
 from sslax.run import graft, sharding
 from sslax.run.checkpoint import Checkpointer, Reader, SaveFailed, state_hash
@@ -197,15 +198,24 @@ def lower(run: Run):
   return step.lower(run.abstract_state, run.abstract_batch)
 
 
+GHOST = 'each microbatch has its own BatchNorm statistics: another result than the whole batch (docs/scaling.md)'
+
+
+def has_batch_norm(state: TrainState) -> bool:
+  """Whether a network of it keeps running variances."""
+  return any(path.endswith('/var') for path in tree.paths(state.memory))
+
+
 def summary(run: Run, lowered) -> str:
   """What is about to happen: data, method, parameters, memory, FLOPs, length."""
   config, parts = run.config, {}
-  for key, tree in run.abstract_state.params.items():
-    parts[key] = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+  for key, network in run.abstract_state.params.items():
+    parts[key] = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(network))
   state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.abstract_state))
   cost = lowered.cost_analysis() or {}
   flops = float(cost.get('flops', 0.0))
   device = run.mesh.devices.flat[0]
+  ghost = config.microbatches > 1 and has_batch_norm(run.abstract_state)
   lines = [
     ('method', f'{type(run.method).__name__}, ' + ', '.join(f'{key} {n:,}' for key, n in parts.items()) + ' parameters'),
     (
@@ -237,6 +247,7 @@ def summary(run: Run, lowered) -> str:
       f'{run.mesh.size} x {device.device_kind} ({device.platform}), '
       f'data {run.mesh.shape["data"]} x fsdp {run.mesh.shape["fsdp"]}, {jax.process_count()} process(es)',
     ),
+    *([('microbatches', f'{config.microbatches}; {GHOST}')] if ghost else []),
     *(('graft', str(taken)) for taken in run.grafts),
     ('versions', ', '.join(f'{k} {v}' for k, v in versions().items())),
   ]

@@ -62,6 +62,7 @@ class Plan:
   collectives: dict[str, tuple[int, int]]  # kind: (how often, bytes on a device); {} where nothing was compiled to the end
   trace_seconds: float
   compile_seconds: float
+  batch_norm: bool = False  # microbatches then give another result
 
 
 def target(topology: Topology | None, hbm: int | None = None) -> Target:
@@ -183,6 +184,7 @@ def plan(config: ml_collections.ConfigDict, where: Target, num_examples: int, ch
     collectives=found,
     trace_seconds=tracing,
     compile_seconds=time.time() - started,
+    batch_norm=loop.has_batch_norm(run.abstract_state),
   )
 
 
@@ -361,6 +363,8 @@ def report(plan: Plan) -> str:
   if plan.collectives:
     text = ', '.join(f'{count:,} {kind} ({gib(size)})' for kind, (count, size) in sorted(plan.collectives.items()))
     lines.append(('collectives', f'{text} a {per} and step'))
+  if plan.batch_norm and plan.changes.get('microbatches', 1) > 1:
+    lines.append(('note', loop.GHOST))
   lines.append(('compiled in', f'{plan.compile_seconds:.1f} s, traced in {plan.trace_seconds:.1f} s'))
   return '\n'.join(f'  {key:<14} {value}' for key, value in lines)
 
