@@ -227,7 +227,7 @@ verb_doctor() { # doctor COORDINATOR: one line of facts, and what is wrong
   ((free >= 10)) || wrong="$wrong; only $free GiB of disk are free"
   [ -x "$HERE/python/bin/python" ] || wrong="$wrong; not set up"
   if [ -e "$LOCKFILE" ] && [ -z "$(holders)" ]; then wrong="$wrong; stale $LOCKFILE: launch/tpu kill removes it"; fi
-  getent hosts "$1" >/dev/null || wrong="$wrong; the coordinator $1 cannot be resolved"
+  getent ahosts "$1" >/dev/null || wrong="$wrong; the coordinator $1 cannot be resolved"
   [[ "$(hostname -I 2>/dev/null || true)" != 127.* ]] || wrong="$wrong; the host knows itself by a loopback address only"
   if [ -n "${TPU_LIBRARY_PATH:-}" ] || ls "$HERE"/python/lib/python3*/site-packages/tensorflow_tpu* >/dev/null 2>&1; then
     wrong="$wrong; a libtpu beside the one that jax pins (TPU_LIBRARY_PATH or tensorflow-tpu)"

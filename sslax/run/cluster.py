@@ -126,18 +126,19 @@ def join(*, coordinator: str = '', count: int = 0, index: int = -1) -> None:
 
   Args:
     coordinator: as in `detect`.
-    count: as in `detect`.
+    count: as in `detect`. The hosts of a TPU pod need nothing else; without it, one that does not find the others is alone.
     index: as in `detect`.
 
   Raises:
-    UserError: what `detect` raises, or this is a TPU pod and `requests` is missing.
-    PeerLost: the others did not come.
+    UserError: what `detect` raises, or this is a TPU pod and a package is missing.
+    PeerLost: the others did not come, or were not found.
   """
-  cluster = detect(os.environ, coordinator=coordinator, count=count, index=index)
+  pod = count != 1 and not coordinator and index < 0 and _maybe_tpu_pod(os.environ)
+  cluster = detect(os.environ, coordinator=coordinator, count=0 if pod else count, index=index)
   limits = dict(initialization_timeout=JOIN, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN)
   if cluster is None:
-    if count != 1 and _maybe_tpu_pod(os.environ):
-      _join_tpu_pod(limits)
+    if pod:
+      _join_tpu_pod(limits, count)
     return
   host = cluster.coordinator.rpartition(':')[0].strip('[]')
   print(f'process {cluster.index} of {cluster.count} ({cluster.name}), coordinator {cluster.coordinator}', flush=True)
@@ -147,7 +148,6 @@ def join(*, coordinator: str = '', count: int = 0, index: int = -1) -> None:
       f'unless process 0 runs here, too, correct /etc/hosts or give --coordinator=ADDRESS:PORT',
       file=sys.stderr,
     )
-  _no_proxy(host)
   _initialize(
     coordinator_address=cluster.coordinator,
     num_processes=cluster.count,
@@ -159,10 +159,14 @@ def join(*, coordinator: str = '', count: int = 0, index: int = -1) -> None:
 
 
 def _initialize(**arguments) -> None:
+  # gRPC and requests would ask the HTTP proxy even for the other hosts and for a pod's metadata server.
+  proxies = {name: os.environ.pop(name) for name in [*os.environ] if name.lower().endswith('_proxy')}
   try:
     jax.distributed.initialize(**arguments)
   except jax.errors.JaxRuntimeError as error:
     raise PeerLost(f'the other processes did not come within {JOIN} s: {" ".join(str(error).split())[:300]}') from error
+  finally:
+    os.environ.update(proxies)
 
 
 def _is_loopback(host: str) -> bool:
@@ -170,14 +174,6 @@ def _is_loopback(host: str) -> bool:
     return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
   except OSError:
     return False
-
-
-def _no_proxy(host: str) -> None:
-  """Processes reach each other without the HTTP proxy, which gRPC would ask even inside a cluster."""
-  if any(name.lower() in ('http_proxy', 'https_proxy', 'grpc_proxy') for name in os.environ):
-    before = os.environ.get('no_grpc_proxy') or os.environ.get('no_proxy') or os.environ.get('NO_PROXY', '')
-    os.environ['no_grpc_proxy'] = ','.join(filter(None, (before, host)))
-    jax.config.update('jax_check_proxy_envs', False)
 
 
 def _maybe_tpu_pod(environ) -> bool:
@@ -188,13 +184,16 @@ def _maybe_tpu_pod(environ) -> bool:
   return 'TPU_SKIP_MDS_QUERY' not in environ  # jax sets it on import where there is no TPU
 
 
-def _join_tpu_pod(limits) -> None:
+def _join_tpu_pod(limits, count: int) -> None:
+  """Joins the hosts that jax finds; where it finds none, this one is alone, or has failed where there are others."""
   try:
     _initialize(**limits)
   except ModuleNotFoundError as error:
     raise UserError(f'a TPU pod is found by way of the package {error.name}: pip install {error.name}') from None
   except ValueError:  # jax found no cluster: a TPU machine by itself
-    return
+    if count:
+      raise UserError(f'this is one of {count} processes, but jax finds no TPU pod (is jax[tpu] installed?). {HOW}') from None
   except OSError as error:  # what requests raises: no metadata server, as on Colab
+    if count:
+      raise PeerLost(f'no answer from the metadata server, which knows the other {count - 1} hosts: {error}'[:300]) from error
     print(f'no metadata server ({type(error).__name__}): one process', file=sys.stderr)
-    return

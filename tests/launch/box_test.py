@@ -1,4 +1,4 @@
-"""The pod in a box: launch/tpu drives four hosts of this machine, on which the real trainer runs, joined by jax.distributed."""
+"""The pod in a box: launch/tpu drives four hosts of this machine, which find each other as a TPU pod does, and really train."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def box(tmp_path):
 
 @pytest.fixture(scope='module')
 def direct(tmp_path_factory):
-  """The same four processes without launch/tpu."""
+  """The same four processes without launch/tpu, and told of each other."""
   workdir = tmp_path_factory.mktemp('direct')
   for _ in range(5):
     port = free_port()
@@ -69,6 +69,7 @@ def test_a_pod_lives(box, direct, tmp_path):
     wait_for(lambda: last_step(workdir) >= 8 or 'ended' in box.tpu('status')[1], 200, every=0.5)
     if last_step(workdir) >= 8:
       break
+  assert all('worker-network-endpoints' in server.asked for server in box.cloud.node('pod')['metadata'])
   code, output = box.tpu('run', *run[1:])
   assert code == 2 and 'busy' in output
   output = box.ok('kill', timeout=120)

@@ -14,6 +14,8 @@ import socketserver
 import subprocess
 import threading
 
+from launch.fake_metadata import Metadata
+
 HOSTS = {'v5litepod-4': 1, 'v5litepod-8': 2, 'v5litepod-16': 4, 'v5p-8': 1}
 
 CLIENT = """#!/bin/bash
@@ -48,7 +50,7 @@ class Cloud:
   faults: [{kind, times, ...}]: `refuse create`, `refuse delete`, `no answer`, `scp`, `ssh` (host), and `ssh after` (host, word):
     the command whose line has the word is run, and its answer lost.
   birth: the states of a new resource.
-  env: what hosts have in their environment; join: also the addresses that jax.distributed needs.
+  env: what hosts have in their environment; join: they are taken for those of a TPU pod.
   """
 
   def __init__(self, folder):
@@ -164,7 +166,16 @@ class Cloud:
     self.add(name, self.birth[0], labels, flags['accelerator-type'], names, self.birth[1:])
 
   def add(self, name, state, labels, type='v5litepod-4', nodes=(), later=()):
-    nodes = {node: {'state': 'READY', 'hosts': HOSTS[type], 'port': free_port()} for node in nodes or [name]}
+    nodes, hosts, port = nodes or [name], ['127.0.0.1'] * HOSTS[type], free_port()
+    nodes = {
+      node: {
+        'state': 'READY',
+        'hosts': len(hosts),
+        'port': port,
+        'metadata': [Metadata(hosts, i, (slice, len(nodes), hosts[0])) for i in range(len(hosts))] if self.join else [],
+      }
+      for slice, node in enumerate(nodes)
+    }
     self.resources[name] = dict(state=state, later=list(later), labels=labels, type=type, nodes=nodes)
 
   def node(self, name):
@@ -185,8 +196,10 @@ class Cloud:
       self.stop(node)
 
   def delete(self, name):
-    for node in self.resources.pop(name)['nodes']:
+    for node, values in self.resources.pop(name)['nodes'].items():
       self.stop(node)
+      for metadata in values['metadata']:
+        metadata.close()
 
   def stop(self, node):
     for path in (self.folder / node).glob('w*/sslax/runs/*/supervisor'):
@@ -206,9 +219,8 @@ class Cloud:
     home.mkdir(parents=True, exist_ok=True)
     env = {'HOME': str(home), 'PATH': self.path, 'LANG': 'C.UTF-8', 'FAKE_GCLOUD': str(self.port), 'HOST': f'w{number}'}
     env |= {'SSLAX_TPU_LOCKFILE': str(home / 'libtpu_lockfile'), 'SSLAX_TPU_DEVICE': str(home / 'accel*')}
-    if self.join and node['hosts'] > 1:
-      env |= {'SSLAX_COORDINATOR': f'127.0.0.1:{node["port"]}'}
-      env |= {'SSLAX_NUM_PROCESSES': str(node['hosts']), 'SSLAX_PROCESS_ID': str(number)}
+    if self.join:
+      env |= node['metadata'][number].environment(self.folder.parent / 'chips', node['port'])
     return env | self.env
 
   def which(self, node, flags):

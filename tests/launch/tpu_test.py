@@ -54,6 +54,7 @@ def test_life_of_a_pod(box):
   output = box.ok('logs', '--grep=^train')
   lines = sorted(line for line in output.splitlines())
   assert [line.split()[0] for line in lines] == ['w0', 'w1'] and lines[0].endswith('--config.seed=1 --workdir=/shared/r1')
+  assert all(' --num_processes=2 ' in line for line in lines)  # neither trains alone
   assert {line.split()[0] for line in box.ok('logs', '--worker=1').splitlines()} == {'w1'}
   assert 'code 42' in box.ok('kill')
   code, output = box.tpu('status')

@@ -1,11 +1,12 @@
 """Who the other processes are: flags, variables, SLURM, Open MPI, TPU pods, and nobody."""
 
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
+from launch.fake_gcloud import free_port
+from launch.fake_metadata import Metadata
 from run.trainer import ROOT, environment, run
 
 from sslax.errors import UserError
@@ -113,11 +114,15 @@ def test_a_tpu_pod_is_asked_for_only_where_there_may_be_one():
 def test_tpu_pod_without_requests_or_metadata_or_others(monkeypatch, capsys):
   for error in (ValueError('coordinator_address should be defined.'), ConnectionError('no route')):
     monkeypatch.setattr(cluster.jax.distributed, 'initialize', _raises(error))
-    cluster._join_tpu_pod({})
+    cluster._join_tpu_pod({}, 0)
   assert 'no metadata server' in capsys.readouterr().err
+  for error, raised in ((ValueError(), UserError), (ConnectionError('no route'), cluster.PeerLost)):
+    monkeypatch.setattr(cluster.jax.distributed, 'initialize', _raises(error))
+    with pytest.raises(raised, match='4 processes|other 3 hosts'):  # none of four trains alone
+      cluster._join_tpu_pod({}, 4)
   monkeypatch.setattr(cluster.jax.distributed, 'initialize', _raises(ModuleNotFoundError('no', name='requests')))
   with pytest.raises(UserError, match='pip install requests'):
-    cluster._join_tpu_pod({})
+    cluster._join_tpu_pod({}, 0)
 
 
 def _raises(error):
@@ -143,15 +148,12 @@ JOIN = (
 )
 
 
-def joined(**env):
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    port = s.getsockname()[1]
+def joined(*pair, **env):
   pair = [
     subprocess.Popen(
       [sys.executable, '-c', JOIN], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-      env=environment(SSLAX_COORDINATOR=f'127.0.0.1:{port}', SSLAX_NUM_PROCESSES='2', SSLAX_PROCESS_ID=str(i), **env),
-    ) for i in range(2)
+      env=environment(**host, **env),
+    ) for host in pair
   ]  # fmt: skip
   try:
     outputs = [p.communicate(timeout=120)[0] for p in pair]
@@ -162,6 +164,22 @@ def joined(**env):
   return outputs
 
 
+# A port where nobody listens: requests and gRPC would ask it for any host.
+PROXY = {'http_proxy': 'http://127.0.0.1:9', 'https_proxy': 'http://127.0.0.1:9'}
+
+
 def test_two_join_whatever_proxy_the_environment_names():
-  """The proxy is a port where nobody listens: gRPC would ask it for any host."""
-  joined(http_proxy='http://127.0.0.1:9', https_proxy='http://127.0.0.1:9')
+  said = {'SSLAX_COORDINATOR': f'127.0.0.1:{free_port()}', 'SSLAX_NUM_PROCESSES': '2'}
+  joined(*({**said, 'SSLAX_PROCESS_ID': str(i)} for i in range(2)), **PROXY)
+
+
+def test_two_hosts_of_a_tpu_pod_join(tmp_path, monkeypatch):
+  """Nobody tells them of each other: jax asks the metadata server of each, by way of no proxy."""
+  monkeypatch.delenv('TPU_SKIP_MDS_QUERY', raising=False)  # jax has set it in this process
+  hosts, port = [Metadata(['127.0.0.1'] * 2, i) for i in range(2)], free_port()
+  try:
+    joined(*(host.environment(tmp_path, port) for host in hosts), **PROXY)
+  finally:
+    for host in hosts:
+      host.close()
+  assert all({'agent-worker-number', 'worker-network-endpoints'} <= set(host.asked) for host in hosts)
