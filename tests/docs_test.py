@@ -16,6 +16,8 @@ import pkgutil
 import re
 import runpy
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -116,7 +118,7 @@ def examine(command, scratch):
     case (('python' | '.venv/bin/python'), ['-m', module, *_]) if module in BINARIES:
       return [rest[1:]]
     case (('python' | '.venv/bin/python'), ['launch/gke/render.py', *_]):
-      said = run([sys.executable, ROOT / own[0], *rest[1:]], scratch)
+      said = run([sys.executable, *rest], scratch)
       if output:
         output.write_text(said)
       return [training(*flags)] if flags else []
@@ -125,10 +127,10 @@ def examine(command, scratch):
     case 'bash', [script]:
       run(['bash', '-n', exists(script)], scratch)
     case 'launch/tpu', [subcommand, *arguments]:
-      run([ROOT / program, subcommand, '--dry_run', *arguments], scratch, enough='gcloud was asked')
+      run([scratch / program, subcommand, '--dry_run', *arguments], scratch, enough='gcloud was asked')
       return [training(*flags)] if subcommand in ('run', 'watch') else []
     case 'launch/gke/xpk.sh', _:
-      run([ROOT / program, *rest], scratch)
+      run([scratch / program, *rest], scratch)
       return [training(*flags)]
     case 'sbatch', _:
       known, (script, *flags) = options(rest, 'sbatch', 'nodes gres time partition account export')
@@ -148,7 +150,7 @@ def examine(command, scratch):
 def name(program, rest, scratch):
   """A program that a sentence names without its flags."""
   if program == 'launch/tpu' and rest:
-    run([ROOT / program, *rest, '--help'], scratch)
+    run([scratch / program, *rest, '--help'], scratch)
   elif '/' in program and not program.endswith('python'):
     exists(program)
   elif rest[0] == '-m':
@@ -336,6 +338,7 @@ def forked(words):
       said = pipe.read()
     return (said or 'no word') if os.waitpid(pid, 0)[1] else ''
   try:
+    signal.alarm(60)
     os.dup2(write, 1), os.dup2(write, 2)
     dry = ['--dry_run'] if words[0] in ('sslax.train', 'sslax.compare') else []  # they make the workdir otherwise
     sys.argv = [*words, *dry]
@@ -358,8 +361,11 @@ if __name__ == '__main__':
 def scratch(tmp_path_factory):
   """A folder to run commands in: nothing that they write, and no earlier run, is in the project."""
   folder = tmp_path_factory.mktemp('docs')
-  for name in ('configs', 'launch', 'tests'):
-    (folder / name).symlink_to(ROOT / name)
+  shutil.copytree(ROOT / 'launch', folder / 'launch', ignore=shutil.ignore_patterns('__pycache__'))
+  shutil.copy(ROOT / 'requirements.txt', folder)
+  for words in (('init', '-q'), ('add', '-A')):  # launch/tpu sends what git tracks
+    subprocess.run(['git', *words], cwd=folder, check=True)
+  (folder / 'configs').symlink_to(ROOT / 'configs')
   for name, text in (('gcloud', GCLOUD), ('xpk', '#!/bin/bash\n')):
     (folder / 'bin').mkdir(exist_ok=True)
     (folder / 'bin' / name).write_text(text)
