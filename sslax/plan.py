@@ -37,6 +37,10 @@ flags.DEFINE(
 ADVISE = flags.DEFINE_bool('advise', True, 'When it does not fit, look for what makes it fit.')
 LARGEST = flags.DEFINE_bool('largest_batch', False, 'Look for the largest batch that fits.')
 TABLE = flags.DEFINE_bool('table', False, 'One row a topology, in Markdown.')
+OPTIMIZE = flags.DEFINE_bool(
+  'optimize', False, 'For TPUs: compile with all optimisations, as a training does. Some ten times slower, and what is said '
+  'of memory is about the same.',
+)  # fmt: skip
 NUM_EXAMPLES = flags.DEFINE_integer('num_examples', 1_281_167, 'Size of the training set, which is not read.', lower_bound=1)
 HBM = flags.DEFINE_float('hbm', 0.0, 'GiB of a device, instead of what it has.', lower_bound=0.0)
 JSON = flags.DEFINE_string('json', '', 'Write the plans there.')
@@ -51,6 +55,8 @@ def main() -> None:
 
     # No chip of this machine is touched. The cache is off: what it stores for a topology, jax 0.10 cannot read again.
     jax.config.update('jax_platforms', 'cpu')
+    if not OPTIMIZE.value:
+      jax.config.update('jax_optimization_level', 'O1')  # the search for what fits into memory has its own level, which stays
   from sslax.run import planning
 
   planning.study(
