@@ -33,18 +33,23 @@ newest_run() { # the folder of the run that was started last
   cat "$HERE/last" 2>/dev/null || true
 }
 
-versions() { # the versions that must be the same on every host
+versions() { # the versions that must be the same on every host, and after a ';' what does not fit
   "$1/bin/python" - <<'PY'
 import platform
 from importlib import metadata
 
-found = ['python ' + platform.python_version()]
+have = {'python': platform.python_version()}
 for name in ('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy'):
   try:
-    found.append(f'{name} {metadata.version(name)}')
+    have[name] = metadata.version(name)
   except metadata.PackageNotFoundError:
     pass
-print(', '.join(found))
+wrong = ''
+if {'jax', 'libtpu'} <= set(have):
+  pins = [need.split(';')[0].strip() for need in metadata.requires('jax') if need.startswith('libtpu==')]
+  if pins and not f'libtpu=={have["libtpu"]}.'.startswith(pins[0].rstrip('*')):
+    wrong = f'; this jax wants {pins[0]}'
+print(', '.join(f'{name} {version}' for name, version in have.items()) + wrong)
 PY
 }
 
@@ -221,18 +226,25 @@ verb_logs() { # logs LINES FOLLOW PATTERN: the end of the log, each line with th
   answer 0 end
 }
 
-verb_doctor() { # doctor COORDINATOR: one line of facts, and what is wrong
-  local wrong='' free
+verb_doctor() { # doctor COORDINATOR: the time, facts, and after each ';' what is wrong
+  local wrong='' free have code=0
   free=$(($(df --output=avail -k "$HOME" | tail -1) / 1048576))
   ((free >= 10)) || wrong="$wrong; only $free GiB of disk are free"
-  [ -x "$HERE/python/bin/python" ] || wrong="$wrong; not set up"
+  have="$(versions "$HERE/python" 2>/dev/null)" || wrong="$wrong; no Python with jax in its environment"
+  [[ "$have" == *libtpu* ]] || wrong="$wrong; no libtpu, without which jax is on the CPU"
   if [ -e "$LOCKFILE" ] && [ -z "$(holders)" ]; then wrong="$wrong; stale $LOCKFILE: launch/tpu kill removes it"; fi
-  getent ahosts "$1" >/dev/null || wrong="$wrong; the coordinator $1 cannot be resolved"
+  if getent ahosts "$1" >/dev/null; then
+    # jax's port. Refused is as good as accepted: nobody listens yet. No answer: packets are dropped on the way.
+    timeout 5 bash -c "exec 3<>/dev/tcp/$1/8482" 2>/dev/null || code=$?
+    ((code != 124)) || wrong="$wrong; no answer from the coordinator $1, port 8482: a firewall between the hosts?"
+  else
+    wrong="$wrong; the coordinator $1 cannot be resolved"
+  fi
   [[ "$(hostname -I 2>/dev/null || true)" != 127.* ]] || wrong="$wrong; the host knows itself by a loopback address only"
   if [ -n "${TPU_LIBRARY_PATH:-}" ] || ls "$HERE"/python/lib/python3*/site-packages/tensorflow_tpu* >/dev/null 2>&1; then
     wrong="$wrong; a libtpu beside the one that jax pins (TPU_LIBRARY_PATH or tensorflow-tpu)"
   fi
-  answer 0 "$(date +%s) $free GiB free$wrong"
+  answer 0 "$(date +%s) $free GiB free, $have$wrong"
 }
 
 verb="$1"

@@ -34,6 +34,9 @@ exit 255
 # The formats that launch/tpu asks for; tpu_test.py compares the answers with those of gcloud's own printer.
 RESOURCE = 'csv[no-heading](state.state,tpu.nodeSpec[0].node.labels.sslax,tpu.nodeSpec[0].node.acceleratorType)'
 NODE = 'csv[no-heading](state,networkEndpoints[].ipAddress)'
+QUOTA = (
+  'csv[no-heading](quotaId,dimensionsInfos.details.value,dimensionsInfos.dimensions.zone,dimensionsInfos.applicableLocations)'
+)
 
 
 class Refused(Exception):
@@ -57,6 +60,7 @@ class Cloud:
     self.folder = folder
     self.resources, self.faults, self.buckets, self.calls, self.env = {}, [], {}, [], {}
     self.birth, self.join, self.path = ['ACTIVE'], False, '/usr/bin:/bin'
+    self.quotas = []  # lines of QUOTA
     self.lock, self.sessions = threading.Lock(), []  # (node, process) of each ssh
     cloud = self
 
@@ -104,7 +108,7 @@ class Cloud:
   def call(self, argv, say, connection):
     words = [w for w in argv if not w.startswith('--')]
     flags = dict(w[2:].split('=', 1) if '=' in w else (w[2:], True) for w in argv if w.startswith('--'))
-    words = words[1:] if words[0] == 'alpha' else words
+    words = words[1:] if words[0] in ('alpha', 'beta') else words
     match words:
       case ['fake', 'preempt', name]:
         self.preempt(name)
@@ -134,6 +138,8 @@ class Cloud:
         say(1, '\n'.join(HOSTS))
       case ['storage', 'buckets', 'describe', bucket]:
         say(1, self.need(self.buckets, bucket))
+      case ['quotas', 'info', 'list'] if flags['format'] == QUOTA:
+        say(1, '\n'.join(self.quotas))
       case ['config', 'get-value', what]:
         say(1, {'account': 'user@example.com', 'project': 'p'}[what])
       case ['version']:

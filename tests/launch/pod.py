@@ -13,7 +13,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What the pretended training does is the next line of plan.HOST, or of plan (the last is for ever): an exit code, hang (42 at
 # SIGTERM), deaf, or preempt.
 PYTHON = """#!/bin/bash
-if [ "$1" = - ]; then cat "$BOX/versions.$HOST" 2>/dev/null || echo 'python 3.12.3, jax 0.10.2'; exit; fi
+if [ "$1" = - ]; then
+  cat "$BOX/versions.$HOST" 2>/dev/null || cat "$BOX/versions" 2>/dev/null || echo 'python 3.12.3, jax 0.10.2'
+  exit
+fi
 [ -s "$BOX/plan.$HOST" ] || cp "$BOX/plan" "$BOX/plan.$HOST"
 mapfile -t plan <"$BOX/plan.$HOST"
 ((${#plan[@]} == 1)) || printf '%s\\n' "${plan[@]:1}" >"$BOX/plan.$HOST"

@@ -9,10 +9,11 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
-from launch.pod import Box, script
+from launch.pod import DATE, Box, script
 
 from launch import fake_gcloud
 
@@ -115,6 +116,17 @@ def test_watch_ends_at_its_limits(box):
   assert box.cloud.resources == {}
 
 
+def test_watch_ends_when_the_paid_hours_are_used_up(box):
+  """Hours in the queue are not paid for; those of an earlier watch are, and what it left running is stopped."""
+  box.cloud.birth = ['WAITING_FOR_RESOURCES'] * 4 + ['ACTIVE']
+  code, output = watch(box, '--max_paid_hours=3', '--max_hours=4', SSLAX_POLL='1200')
+  assert code == 42 and 'max_hours=4 are over' in output, output
+  box.ok('run', *RUN)
+  code, output = watch(box, '--max_paid_hours=2', '--delete_when_done')
+  assert code == 42 and 'max_paid_hours=2 are used up' in output and 'ended in order, code 42' in output, output
+  assert box.cloud.resources == {}
+
+
 def test_watch_outlives_what_google_does(box):
   """Creation refused once, deletion once, a predecessor that failed: all in one life."""
   box.cloud.add('pod', 'FAILED', {'sslax': 'pod'})
@@ -128,6 +140,8 @@ def test_a_silent_api_is_asked_again(box):
   box.make('v5e-4')
   box.faults({'kind': 'no answer', 'times': 2})
   box.ok('status', SSLAX_API_SECONDS='1')
+  box.faults({'kind': 'no answer', 'times': 3})
+  assert box.tpu('status', SSLAX_API_SECONDS='1')[0] == 170
   box.faults({'kind': 'no answer', 'times': 3})
   code, output = box.tpu('delete', SSLAX_API_SECONDS='1')
   assert code == 170 and 'three attempts' in output and box.count('delete') == 0, output
@@ -161,6 +175,7 @@ def test_a_host_that_does_not_answer_is_named(box):
   box.faults({'kind': 'ssh', 'host': 1, 'times': 99})
   code, output = box.tpu('setup', f'--python={box.python}')
   assert code == 170 and 'w1' in output and 'w0' not in output, output
+  assert 'nothing was set up' in output and box.count('scp') == 0
 
 
 def test_no_host_runs_alone(box):
@@ -200,12 +215,50 @@ def test_lockfile_is_removed_only_when_nobody_holds_the_tpu(box):
   assert 'removed' in box.ok('kill') and not (host / 'libtpu_lockfile').exists()
 
 
+def test_doctor(box):
+  """Well; then all that it can see at once: quota, region, libtpu, clock, firewall, versions."""
+  script(box.host_bin / 'date', DATE)
+  script(box.host_bin / 'df', '#!/bin/bash\necho Avail; echo 99999999\n')
+  box.cloud.quotas = [
+    'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI,64,us-central1-a,us-central1-a',
+    'TPUV6E,8,us-central1-a,',
+  ]
+  box.cloud.buckets['gs://b'] = 'US-CENTRAL1'
+  (box.folder / 'versions').write_text('python 3.12.3, jax 0.10.2, libtpu 0.0.42\n')
+  box.create()
+  assert 'hosts are not set up' in box.ok('doctor')
+  box.ok('setup', f'--python={box.python}')
+  output = box.ok('doctor', '--bucket=gs://b')
+  assert 'quota for v5litepod: TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI=64\n' in output and 'FAIL' not in output, output
+  box.cloud.quotas, box.cloud.buckets['gs://b'] = ['TPUV5sLitepod,0,us-central1-a,', 'TPUV5sLitepod,9,us-west4-a,'], 'ASIA'
+  script(box.host_bin / 'date', '#!/bin/bash\necho 9\n')
+  script(box.host_bin / 'timeout', '#!/bin/bash\nexit 124\n')
+  (box.folder / 'versions.w1').write_text('python 3.11.2, jax 0.10.2\n')
+  code, output = box.tpu('doctor', '--bucket=gs://b')
+  assert code == 2 and 'no quota for v5litepod in us-central1-a' in output and 'asia' in output
+  for host, words in {'w0': (), 'w1': ('no libtpu', 'other versions')}.items():
+    line = next(line for line in output.splitlines() if f'FAIL  {host}' in line)
+    assert all(word in line for word in (*words, 's off', 'a firewall', '127.0.0.1')) and ('libtpu,' in line) == (host == 'w1'), (
+      line
+    )
+
+
+def test_a_libtpu_that_jax_was_not_built_for(box, tmp_path):
+  (tmp_path / 'site' / 'libtpu-0.0.1.dist-info').mkdir(parents=True)
+  (tmp_path / 'site' / 'libtpu-0.0.1.dist-info' / 'METADATA').write_text('Name: libtpu\nVersion: 0.0.1\n')
+  python = script(tmp_path / 'own' / 'bin' / 'python', f'#!/bin/bash\nPYTHONPATH={tmp_path}/site exec {sys.executable} "$@"\n')
+  box.create('v5e-4')
+  assert (
+    'libtpu 0.0.1, ' in (output := box.ok('setup', f'--python={python.parents[1]}')) and 'this jax wants libtpu==0.0.' in output
+  )
+
+
 UV = """#!/bin/bash
 echo "$*" >>"$BOX/uv"
 case "$*" in
   *'pip compile'*) for word; do case "$word" in --output-file=*) echo 'jax==0.10.2' >"${word#*=}" ;; esac; done ;;
   *'uv venv'* | *' venv '*) mkdir -p "${!#}/bin" && cp PYTHON "${!#}/bin/python" ;;
-  *'pip install'*) [ ! -f "$BOX/pip fails" ] || { rm "$BOX/pip fails"; exit 1; } ;;
+  *'pip install'*) if rm "$BOX/pip fails" 2>/dev/null; then exit 1; fi ;;
 esac
 """
 
@@ -374,7 +427,7 @@ def test_gcloud_accepts_every_line(box, tmp_path):
     pytest.skip('no gcloud: https://cloud.google.com/sdk/docs/install')
   box.make('v5e-4')
   box.cloud.buckets['gs://b'] = 'US-CENTRAL1'
-  box.tpu('doctor', '--bucket=gs://b')
+  box.tpu('doctor', '--bucket=gs://b', '--type=v5litepod-4')
   box.tpu('ssh')
   lines = {' '.join(re.sub(r'(=|/).*', '', word) for word in call): call for call in [*CALLS, *box.cloud.calls]}
   lines = [call for call in lines.values() if call[0] != 'version']
