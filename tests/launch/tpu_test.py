@@ -438,7 +438,9 @@ def test_gcloud_accepts_every_line(box, tmp_path):
   }
   node = {'state': 'READY', 'networkEndpoints': [{'ipAddress': '127.0.0.1'}, {'ipAddress': '127.0.0.2'}]}
   bare = {'state': {'state': 'FAILED'}, 'tpu': {'nodeSpec': [{'node': {}}]}}
-  formats = [(resource, fake_gcloud.RESOURCE), (node, fake_gcloud.NODE), (bare, fake_gcloud.RESOURCE)]
+  places = {'details': {'value': '64'}, 'dimensions': {'zone': 'a'}, 'applicableLocations': ['a', 'b']}
+  quota = {'quotaId': 'TPUV6E', 'dimensionsInfos': places}  # as --flatten leaves it
+  formats = [(resource, fake_gcloud.RESOURCE), (node, fake_gcloud.NODE), (bare, fake_gcloud.RESOURCE), (quota, fake_gcloud.QUOTA)]
   library = pathlib.Path(real).resolve().parents[1] / 'lib'
   env = {**os.environ, 'CLOUDSDK_CONFIG': str(tmp_path / 'cloudsdk'), 'CLOUDSDK_CORE_PROJECT': 'p'}
   asked = json.dumps([[*lines, wrong], formats])
@@ -446,7 +448,7 @@ def test_gcloud_accepts_every_line(box, tmp_path):
   assert done.returncode == 0, done.stderr[-2000:]
   codes, printed = json.loads(done.stdout.splitlines()[-1])
   said = done.stderr.split('@next\n')[1:]
-  assert printed == ['ACTIVE,pod,v5p-8', 'READY,127.0.0.1;127.0.0.2', 'FAILED,,']
+  assert printed == ['ACTIVE,pod,v5p-8', 'READY,127.0.0.1;127.0.0.2', 'FAILED,,', 'TPUV6E,64,a,a;b']
   assert codes.pop() == 2 and '--node-id' in said.pop(), 'the parser is no oracle'
   for line, code, text in zip(lines, codes, said, strict=True):
     assert code != 2 and ('active account' in text or line[0] == 'config'), f'gcloud {shlex.join(line)}: {text}'

@@ -183,3 +183,15 @@ def test_two_hosts_of_a_tpu_pod_join(tmp_path, monkeypatch):
     for host in hosts:
       host.close()
   assert all({'agent-worker-number', 'worker-network-endpoints'} <= set(host.asked) for host in hosts)
+
+
+def test_the_hosts_of_two_slices_are_numbered_by_slice(monkeypatch):
+  from jax._src.clusters import GceTpuCluster
+
+  server = Metadata(['10.0.1.1', '10.0.1.2'], 1, slice=(1, 2, '10.0.0.1'), old=False)
+  monkeypatch.setenv('GCE_METADATA_IP', f'127.0.0.1:{server.server.server_port}')
+  try:
+    assert (GceTpuCluster.get_process_count(), GceTpuCluster.get_process_id()) == (4, 3)
+    assert GceTpuCluster.get_coordinator_address(1, None) == '10.0.0.1:8482', 'the port of which launch/tpu doctor asks'
+  finally:
+    server.close()
