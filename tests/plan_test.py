@@ -320,7 +320,7 @@ def test_a_slice_that_is_not_here(tmp_path, topology, devices):
 def test_a_slice_that_is_too_small_gets_advice_that_works(tmp_path):
   """A batch that needs more than 15.75 GiB, and what the compiler accepts instead."""
   out = tmp_path / 'plans.json'
-  sizes = ('--config.batch_size=65536', '--config.data.image_size=64', '--config.method.augment.size=64')
+  sizes = ('--config.batch_size=16384', '--config.data.image_size=64', '--config.method.augment.size=64')
   code, output = run('plan', f'--config={TINY}', '--topology=v5e:1x1', *sizes, f'--json={out}', timeout=900)
   assert code == 0 and 'DOES NOT FIT' in output and 'sslax.train' in output and '--config.microbatches=' in output, output
   first, found = json.loads(out.read_text())
