@@ -48,7 +48,7 @@ def main():
   print(f'jax {jax.__version__}, {jax.device_count()} devices, batch {BATCH}, bfloat16, scanned blocks\n')
   print('| encoder | remat | weights | state, GiB a device | temporaries | sum | against replicated | compilation, s |')
   print('|---|---|---|---|---|---|---|---|')
-  for variant, remat in (('B', True), ('L', True), ('H', True), ('L', 'dots'), ('L', False)):
+  for variant, remat in (('B', 'full'), ('L', 'full'), ('H', 'full'), ('L', 'dots'), ('L', 'none')):
     whole = None
     for fsdp in (1, 8):
       state, temporaries, seconds = measure(variant, remat, fsdp)

@@ -101,7 +101,7 @@ def openai_b32(config):
   config.method = spec(
     CLIP,
     encoder=vit(variant='B', patch=32),
-    text=spec(TextTransformer, activation='quick_gelu', scan=True, remat=True, dtype='bfloat16'),
+    text=spec(TextTransformer, activation='quick_gelu', scan=True, remat='full', dtype='bfloat16'),
     head=linear(768, 512),
     text_head=linear(512, 512),
     augment=crop(),
@@ -122,7 +122,7 @@ def openai_rn50(config):
   config.method = spec(
     CLIP,
     encoder=spec(ModifiedResNet, dtype='bfloat16'),
-    text=spec(TextTransformer, activation='quick_gelu', scan=True, remat=True, dtype='bfloat16'),
+    text=spec(TextTransformer, activation='quick_gelu', scan=True, remat='full', dtype='bfloat16'),
     text_head=linear(512, 1024),
     augment=crop(),
     microbatches=config.get_ref('microbatches'),
@@ -133,7 +133,7 @@ def openai_rn50(config):
 def vit(**changes):
   """OpenAI's image tower: a norm before the blocks, no bias in the patches, QuickGELU."""
   fields = dict(pre_norm=True, patch_bias=False, eps=1e-5, activation='quick_gelu', weight_init='clip')
-  return spec(ViT, **{**fields, **dict(scan=True, remat=True, dtype='bfloat16'), **changes})
+  return spec(ViT, **{**fields, **dict(scan=True, remat='full', dtype='bfloat16'), **changes})
 
 
 def _openai(config):

@@ -137,7 +137,7 @@ def dinov2(config):
   config.num_steps = 625_000
   config.method = spec(
     IBOT,
-    encoder=spec(ViT, variant='L', patch=14, drop_path=0.4, layer_scale=1e-5, dtype='bfloat16', scan=True, remat=True),
+    encoder=spec(ViT, variant='L', patch=14, drop_path=0.4, layer_scale=1e-5, dtype='bfloat16', scan=True, remat='full'),
     head=head(2048, 2048, 384),
     prototypes=prototypes(131072),
     patch_head=head(2048, 2048, 256),

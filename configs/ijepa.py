@@ -122,8 +122,8 @@ def imagenet(config):
   """
   imagenet_base(config)
   config.num_epochs = 300.0
-  config.method.encoder = encoder(variant='H', patch=14, dtype='bfloat16', remat=True)
-  config.method.predictor = spec(Predictor, depth=12, heads=16, dtype='bfloat16', remat=True)
+  config.method.encoder = encoder(variant='H', patch=14, dtype='bfloat16', remat='full')
+  config.method.predictor = spec(Predictor, depth=12, heads=16, dtype='bfloat16', remat='full')
 
 
 PRESETS = {f.__name__: f for f in (digits, tiny_imagenet_cpu, imagenet_base, imagenet)}

@@ -67,7 +67,7 @@ def imagenet(config):
       pool='cls',
       weight_init='mae',
       scan=True,
-      remat=True,
+      remat='full',
       dtype='bfloat16',
     ),
     text_head=protocols.mlp(768, final_bias=False),

@@ -97,8 +97,8 @@ def imagenet(config):
   config.batch_size, config.num_steps = 32768, 274_658
   config.method = spec(
     SigLIP,
-    encoder=spec(ViT, variant='B', pool='mean', class_token=False, weight_init='mae', scan=True, remat=True, dtype='bfloat16'),
-    text=text(width=768, heads=12, length=16, pool='last', scan=True, remat=True, dtype='bfloat16'),
+    encoder=spec(ViT, variant='B', pool='mean', class_token=False, weight_init='mae', scan=True, remat='full', dtype='bfloat16'),
+    text=text(width=768, heads=12, length=16, pool='last', scan=True, remat='full', dtype='bfloat16'),
     text_head=linear(768, 768),
     augment=crop(),
     microbatches=config.get_ref('microbatches'),

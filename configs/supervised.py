@@ -124,7 +124,7 @@ def imagenet_finetune(config):
   config.method = spec(
     Supervised,
     encoder=spec(
-      ViT, variant='B', pool='mean', positions='sincos_mae', weight_init='mae', drop_path=0.1, remat=True, dtype='bfloat16'
+      ViT, variant='B', pool='mean', positions='sincos_mae', weight_init='mae', drop_path=0.1, remat='full', dtype='bfloat16'
     ),
     classifier=protocols.mlp(1000, kernel_init='trunc_normal_2e-5'),
     augment=spec(RandomViews, **PLAIN, rand_augment=2, erase_prob=0.25, **protocols.IMAGENET),

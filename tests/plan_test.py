@@ -242,7 +242,7 @@ def model(config, here, *, per_row, shrinks=('microbatches', 'remat', 'mesh.fsdp
 def large(config, here):
   config = planning.changed(config, {'batch_size': 8 * 64})
   with config.unlocked():
-    config.method.encoder.remat = False
+    config.method.encoder.remat = 'none'
   return config, dataclasses.replace(here, state={'parameters': GIB // 2, 'input': 0})
 
 
@@ -251,10 +251,10 @@ def large(config, here):
   [
     (GIB // 32, ('microbatches', 'remat', 'mesh.fsdp'), {'microbatches': 4}),
     (GIB // 64, ('microbatches', 'remat', 'mesh.fsdp'), {'microbatches': 2}),
-    (GIB // 64, ('remat',), {'method.encoder.remat': True}),
+    (GIB // 64, ('remat',), {'method.encoder.remat': 'full'}),
     (GIB // 96, ('mesh.fsdp',), {'mesh.fsdp': 8, 'mesh.data': -1}),
-    (GIB // 36, ('remat', 'mesh.fsdp'), {'method.encoder.remat': True}),
-    (GIB // 20, ('remat', 'mesh.fsdp'), {'method.encoder.remat': True, 'mesh.fsdp': 8, 'mesh.data': -1}),
+    (GIB // 36, ('remat', 'mesh.fsdp'), {'method.encoder.remat': 'full'}),
+    (GIB // 20, ('remat', 'mesh.fsdp'), {'method.encoder.remat': 'full', 'mesh.fsdp': 8, 'mesh.data': -1}),
     (GIB, ('remat', 'mesh.fsdp'), None),
   ],
 )

@@ -24,7 +24,7 @@ class Decoder(nn.Module):
     class_token: the first of the encoded tokens is a class token, which attends and is attended to here, too.
     eps: of the layer norms.
     scan: one compiled block for all layers; parameters become 'blocks' [depth, ...] instead of 'blocks_0', 'blocks_1', ...
-    remat: recompute each block in the backward pass: False, True or 'dots', see ViT.
+    remat: what each block computes again in the backward pass: 'none', 'full' or 'dots', see ViT.
     attention: `implementation` of jax.nn.dot_product_attention, 'xla' or 'cudnn' (GPU, bfloat16).
     dtype: of the computation, 'float32' or 'bfloat16'; parameters stay float32.
   """
@@ -38,7 +38,7 @@ class Decoder(nn.Module):
   class_token: bool = True
   eps: float = 1e-6
   scan: bool = False
-  remat: bool | str = False
+  remat: str = 'none'
   attention: str = 'xla'
   dtype: str = 'float32'
 

@@ -22,7 +22,7 @@ class Predictor(nn.Module):
     mlp_ratio: hidden size of the MLP over width.
     eps: of the layer norms.
     scan: one compiled block for all layers; parameters become 'blocks' [depth, ...] instead of 'blocks_0', 'blocks_1', ...
-    remat: recompute each block in the backward pass: False, True or 'dots', see ViT.
+    remat: what each block computes again in the backward pass: 'none', 'full' or 'dots', see ViT.
     attention: `implementation` of jax.nn.dot_product_attention, 'xla' or 'cudnn' (GPU, bfloat16).
     dtype: of the computation, 'float32' or 'bfloat16'; parameters stay float32.
   """
@@ -33,7 +33,7 @@ class Predictor(nn.Module):
   mlp_ratio: float = 4.0
   eps: float = 1e-6
   scan: bool = False
-  remat: bool | str = False
+  remat: str = 'none'
   attention: str = 'xla'
   dtype: str = 'float32'
 

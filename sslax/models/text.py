@@ -44,7 +44,7 @@ class TextTransformer(nn.Module):
   eps: float = 1e-5
   weight_init: str = 'clip'
   scan: bool = False
-  remat: bool | str = False
+  remat: str = 'none'
   attention: str = 'xla'
   dtype: str = 'float32'
 

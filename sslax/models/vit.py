@@ -14,7 +14,7 @@ from sslax.ops import fsdp
 
 VARIANTS = {'Ti': (192, 12, 3), 'S': (384, 12, 6), 'B': (768, 12, 12), 'L': (1024, 24, 16), 'H': (1280, 32, 16)}
 POSITIONS = ('learnt', 'sincos_mae', 'sincos_moco')
-REMAT = {False: None, True: None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}  # what is kept
+REMAT = {'none': None, 'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}  # what is kept
 
 
 class ViT(nn.Module):
@@ -46,8 +46,8 @@ class ViT(nn.Module):
     patch_bias: a bias in the patch projection (CLIP: none).
     freeze_patch: no gradient into the patch projection (MoCo v3). Leave it out of the weight decay too, or it shrinks.
     scan: one compiled block for all layers; parameters become 'blocks' [depth, ...] instead of 'blocks_0', 'blocks_1', ...
-    remat: recompute each block in the backward pass: True all of it, 'dots' all but the products with weights, which are most of
-      the work and a part of the memory.
+    remat: what each block computes again in the backward pass: 'none', 'full' = all of it, 'dots' = all but the products with
+      weights, which are most of the work and a part of the memory.
     attention: `implementation` of jax.nn.dot_product_attention, 'xla' or 'cudnn' (GPU, bfloat16).
     dtype: of the computation, 'float32' or 'bfloat16'; parameters stay float32.
   """
@@ -71,7 +71,7 @@ class ViT(nn.Module):
   patch_bias: bool = True
   freeze_patch: bool = False
   scan: bool = False
-  remat: bool | str = False
+  remat: str = 'none'
   attention: str = 'xla'
   dtype: str = 'float32'
 
@@ -251,11 +251,11 @@ class Block(nn.Module):
 
 def layer(network: nn.Module) -> type[Block]:
   """`Block` as a network with the fields `scan`, `remat` and `dtype` wants it, its weights gathered where they are split."""
-  Layer, remat, policy = Block, bool(network.remat), REMAT[network.remat]
+  Layer, remat, policy = Block, network.remat != 'none', REMAT[network.remat]
   if fsdp.axis_size() > 1 and not network.is_initializing():
     Layer = nn.map_variables(Block, 'params', functools.partial(fsdp.gather, dtype=network.dtype))
     # The backward pass gathers again: whole weights of all layers, kept from the forward pass, would be what was to be saved.
-    remat, policy = True, policy if network.remat else fsdp.keep_all_but_gathered
+    remat, policy = True, policy if remat else fsdp.keep_all_but_gathered
   # Inside scan the barrier that stops common-subexpression elimination is not needed, and costs.
   return nn.remat(Layer, static_argnums=(2,), prevent_cse=not network.scan, policy=policy) if remat else Layer
 

@@ -214,7 +214,7 @@ def advise(first: Plan, compile_with: Callable[[dict[str, Any]], Plan], config: 
   devices = int(np.prod(list(first.mesh.values())))
   rows = config.batch_size // devices
   counts = [n for n in MICROBATCHES if n > config.microbatches and rows % n == 0]
-  remat = {key: True for key, value in configs.flat(config).items() if key.endswith('.remat') and value is False}
+  remat = {key: 'full' for key, value in configs.flat(config).items() if key.endswith('.remat') and value == 'none'}
   fsdp = devices // config.mesh.slices
   split = {'mesh.fsdp': fsdp, 'mesh.data': -1} if config.mesh.fsdp < fsdp else {}
 

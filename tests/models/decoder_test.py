@@ -67,7 +67,7 @@ def test_the_class_token_takes_part():
   assert run(without, params, tokens[:, 1:], restore).shape == (3, 9, 12)
   scanned = {k: v for k, v in params.items() if not k.startswith('blocks_')}
   scanned['blocks'] = jax.tree.map(lambda *leaves: np.stack(leaves), params['blocks_0'], params['blocks_1'])
-  out = run(Decoder(**TINY, scan=True, remat=True), scanned, tokens, restore)
+  out = run(Decoder(**TINY, scan=True, remat='full'), scanned, tokens, restore)
   np.testing.assert_allclose(out, run(model, params, tokens, restore), rtol=1e-5, atol=1e-5)
 
 

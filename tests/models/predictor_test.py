@@ -55,7 +55,7 @@ def test_scanned_blocks_are_the_loop():
   def outs(key):
     params, _ = net.init(Predictor(**fields), key, *inputs(), GRID)
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), params['blocks_0'], params['blocks_1'])
-    scanned = Predictor(**fields, scan=True, remat=True)
+    scanned = Predictor(**fields, scan=True, remat='full')
     return [
       net.apply(module, params, {}, *inputs(), GRID, train=True)[0]
       for module, params in ((Predictor(**fields), params), (scanned, {**params, 'blocks': stack}))

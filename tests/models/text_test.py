@@ -64,7 +64,7 @@ def test_an_encoder_sees_all_of_the_text_and_no_padding(pool):
 def test_scanned_blocks_are_the_loop_also_with_remat():
   """With the gradient; the parameters of layer i are row i."""
   model, params = model_and_params()
-  scanned = TextTransformer(**TINY, scan=True, remat=True)
+  scanned = TextTransformer(**TINY, scan=True, remat='full')
   rest = {k: v for k, v in params.items() if not k.startswith('blocks_')}
   stack = lambda tree: {**{k: v for k, v in tree.items() if not k.startswith('blocks_')},
                         'blocks': jax.tree.map(lambda *x: np.stack(x), tree['blocks_0'], tree['blocks_1'])}  # fmt: skip

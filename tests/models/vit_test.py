@@ -134,7 +134,7 @@ def test_pooling():
   np.testing.assert_array_equal(out['pooled'], out['tokens'][:, 0])
 
 
-@pytest.mark.parametrize('fields', [dict(scan=True), dict(remat=True), dict(scan=True, remat='dots')])
+@pytest.mark.parametrize('fields', [dict(scan=True), dict(remat='full'), dict(scan=True, remat='dots')])
 def test_scan_and_remat_change_nothing(fields):
   plain, other = (ViT(**TINY, layer_scale=0.5, **kind) for kind in ({}, fields))
   params, x = lively(plain), images()
@@ -157,7 +157,7 @@ def test_remat_keeps_what_it_says():
     forward = lambda params: net.apply(ViT(**TINY, remat=remat), params, {}, x, train=True)[0]['pooled'].sum()
     return sum(a.size for a in jax.tree.leaves(jax.eval_shape(lambda params: jax.vjp(forward, params)[1], params)))
 
-  assert kept(True) < kept('dots') < kept(False)
+  assert kept('full') < kept('dots') < kept('none')
 
 
 def test_drop_path_keeps_the_expectation():
@@ -277,7 +277,7 @@ def test_bfloat16_is_near():
     (dict(variant='S', layer_scale=-1.0), 'layer_scale=-1.0'),
     (dict(variant='S', dtype='float64'), "dtype='float64'"),
     (dict(variant='S', attention='flash'), "attention='flash'"),
-    (dict(variant='S', remat='all'), "remat='all' is none of False, True, 'dots'"),
+    (dict(variant='S', remat='all'), "remat='all' is none of 'none', 'full', 'dots'"),
   ],
 )
 def test_refusals(fields, message):

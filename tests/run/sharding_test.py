@@ -34,14 +34,14 @@ def split_all(monkeypatch):
   monkeypatch.setattr(fsdp, 'MIN_SHARDED_SIZE', 64)
 
 
-def scanned_mae(scan=True, remat=False, **changes):
+def scanned_mae(scan=True, remat='none', **changes):
   """Encoder and decoder have no shape in common, and nothing else comes in threes."""
   fields = dict(depth=3, heads=2, patch=4, scan=scan, remat=remat)
   return tiny_mae(encoder=tiny.vit(width=16, **fields), decoder=Decoder(width=32, **fields), **changes)
 
 
 def scanned_clip(**changes):
-  fields = dict(scan=True, remat=True)
+  fields = dict(scan=True, remat='full')
   vit = tiny.vit(depth=2, pre_norm=True, patch_bias=False, weight_init='clip', activation='quick_gelu', **fields)
   return tiny_clip(encoder=vit, text=text(depth=2, **fields), **changes)
 
@@ -103,7 +103,7 @@ def compiled(method, data, parts):
 
 
 @pytest.mark.parametrize(
-  'remat', [False, pytest.param(True, marks=pytest.mark.slow), pytest.param('dots', marks=pytest.mark.slow)]
+  'remat', ['none', pytest.param('full', marks=pytest.mark.slow), pytest.param('dots', marks=pytest.mark.slow)]
 )
 def test_a_layer_gathers_its_weights_and_nobody_keeps_them(split_all, remat):
   """Twice, forward and backward; the stack [L, ...], of weights or of gradients, is whole nowhere; activations stay in place."""
@@ -119,7 +119,7 @@ def test_a_layer_gathers_its_weights_and_nobody_keeps_them(split_all, remat):
 @pytest.mark.slow
 def test_a_loop_and_other_networks_gather_too(split_all):
   """Blocks without scan, and convolutions, which no layer of theirs gathers."""
-  found = collectives(compiled(scanned_mae(scan=False, remat=True), 1, 8))
+  found = collectives(compiled(scanned_mae(scan=False, remat='full'), 1, 8))
   assert found['all-gather']['f32[16,48]'] >= 4 and not found['all-to-all'], found
   dino = tiny_dino(encoder=tiny.resnet(), augment=tiny.CROPS)
   assert isinstance(dino.encoder, ResNet)
@@ -166,7 +166,7 @@ def test_split_over_eight_is_one_device(split_all):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('make', [
-  functools.partial(scanned_mae, remat=True), functools.partial(scanned_mae, scan=False, remat='dots'), scanned_clip,
+  functools.partial(scanned_mae, remat='full'), functools.partial(scanned_mae, scan=False, remat='dots'), scanned_clip,
   scanned_dino,
 ])  # fmt: skip
 def test_every_mesh_is_one_device(split_all, make):
