@@ -1,4 +1,4 @@
-"""The Colab notebook: in step with its source, stripped, its helpers; executed by papermill where that is installed (slow)."""
+"""The Colab notebook: in step with its source, stripped, its helpers; executed by papermill, which tests/requirements.txt has."""
 
 import ast
 import fnmatch
@@ -14,6 +14,7 @@ import time
 import types
 
 import pytest
+from run import trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / 'launch' / 'colab' / 'sslax.ipynb'
@@ -228,57 +229,75 @@ def environment(folder):
   return os.environ | {
     'JAX_PLATFORMS': 'cpu',
     'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    'XDG_CACHE_HOME': str(folder / 'cache'),
+    'JAX_COMPILATION_CACHE_DIR': trainer.environment()['JAX_COMPILATION_CACHE_DIR'],
     'IPYTHONDIR': str(folder / 'ipython'),
     'JUPYTER_DATA_DIR': str(folder / 'jupyter'),  # so that the kernel is this Python, whatever is installed for the user
   }
 
 
+STEPS = 100  # with ten checkpoints: the machine is lost long before the end
+SMALL = {'batch_size': 32, 'online.every_steps': 0, 'method.encoder.depth': 1, 'method.decoder.depth': 1}
+PARAMETERS = dict(
+  METHOD='mae',  # which has reconstructions and attention
+  DATASET='digits:@train[:300]',
+  TEST_DATASET='digits:@test[:100]',
+  STEPS=STEPS,
+  SAVE_EVERY=10,
+  OVERRIDES=' '.join(f'--config.{key}={value}' for key, value in SMALL.items()),
+  PROBES='knn',
+)
+
+
 def start(folder, name):
-  """papermill of the notebook: MAE, which has reconstructions and attention, for a few steps on one CPU."""
-  parameters = dict(METHOD='mae', STEPS=30, SAVE_EVERY=5, WORKDIR=str(folder / 'run'), PROBES='knn')
-  words = [word for key, value in parameters.items() for word in ('-p', key, str(value))]
-  env = environment(folder)
+  """papermill of the notebook, on one CPU."""
+  words = [word for key, value in {**PARAMETERS, 'WORKDIR': folder / 'run'}.items() for word in ('-p', key, str(value))]
   command = [sys.executable, '-m', 'papermill', '--no-progress-bar', '-k', 'python3', str(NOTEBOOK), str(folder / name), *words]
+  env = environment(folder)
   with (folder / f'{name}.log').open('w') as log:
     return subprocess.Popen(command, cwd=NOTEBOOK.parent, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def executed(process, folder, name):
-  """The printed text and the kinds of pictures of an execution that went well."""
-  assert process.wait(600) == 0, (folder / f'{name}.log').read_text()[-3000:]
+def executed(folder, name):
+  """The printed text and the pictures of an execution that goes well."""
+  assert start(folder, name).wait(600) == 0, (folder / f'{name}.log').read_text()[-3000:]
   outputs = [output for cell in json.loads((folder / name).read_text())['cells'] for output in cell.get('outputs', [])]
   text = ''.join(''.join(output['text']) for output in outputs if output['output_type'] == 'stream')
   return text, ''.join(''.join(output['data'].get('text/html', '')) for output in outputs if 'data' in output)
 
 
-@pytest.mark.slow
-def test_a_lost_machine_and_the_next_ones(tmp_path):
-  """The machine is lost after a checkpoint; the next one resumes and ends; a third one says that there is nothing to do."""
+@pytest.fixture(scope='module')
+def lost(tmp_path_factory):
+  """The folder of an execution whose machine was lost after a checkpoint."""
   pytest.importorskip('papermill')
   pytest.importorskip('ipykernel')
   psutil = pytest.importorskip('psutil')
-  first = start(tmp_path, 'first.ipynb')
+  folder = tmp_path_factory.mktemp('notebook')
+  first = start(folder, 'first.ipynb')
   deadline = time.time() + 300
-  while not list((tmp_path / 'run' / 'checkpoints').glob('*5')):
-    assert first.poll() is None and time.time() < deadline, (tmp_path / 'first.ipynb.log').read_text()[-3000:]
-    time.sleep(0.1)
+  while not list((folder / 'run' / 'checkpoints').glob('*10')):
+    assert first.poll() is None and time.time() < deadline, (folder / 'first.ipynb.log').read_text()[-3000:]
+    time.sleep(0.02)
   for process in [*psutil.Process(first.pid).children(recursive=True), first]:
     process.kill()
   first.wait()
-  assert json.loads((tmp_path / 'run' / 'status.json').read_text())['reason'] == 'running'
+  assert json.loads((folder / 'run' / 'status.json').read_text())['reason'] == 'running'
+  return folder
 
-  started = time.time()
-  text, pages = executed(start(tmp_path, 'second.ipynb'), tmp_path, 'second.ipynb')
-  print(f'resumed, evaluated and shown in {time.time() - started:.0f} s')
+
+def test_the_next_machine_resumes(lost):
+  text, pages = executed(lost, 'second.ipynb')
   assert 'runs on CPU' in text and 'resuming at step' in text and '100%' in text and 'raw pixels' in text
   for title in ('Loss', 'Map of the test features (PCA)', 'What the method predicts', 'Where the last block looks'):
     assert f'<h3>{title}</h3>' in pages
-  lines = [json.loads(line)['step'] for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
-  assert lines == list(range(1, 31))
+  lines = [json.loads(line)['step'] for line in (lost / 'run' / 'metrics.jsonl').read_text().splitlines()]
+  assert lines == list(range(1, STEPS + 1))
 
-  text, pages = executed(start(tmp_path, 'third.ipynb'), tmp_path, 'third.ipynb')
-  assert 'finished, 30 steps' in text and 'resuming' not in text and '<h3>Loss</h3>' in pages
+
+@pytest.mark.slow
+def test_a_finished_run_says_so(lost):
+  executed(lost, 'second.ipynb')
+  text, pages = executed(lost, 'third.ipynb')
+  assert f'finished, {STEPS} steps' in text and 'resuming' not in text and '<h3>Loss</h3>' in pages
 
 
 @pytest.mark.slow
