@@ -133,7 +133,7 @@ class Cloud:
             r['state'] = r['later'].pop(0)
       case ['compute', 'tpus', 'tpu-vm', 'describe', name] if flags['format'] == NODE:
         node = self.node(name)
-        say(1, node['state'] + ',' + ';'.join(f'127.0.0.{i + 1}' for i in range(node['hosts'])))
+        say(1, node['state'] + ',' + ';'.join(f'127.0.2.{i + 1}' for i in range(node['hosts'])))
       case ['compute', 'tpus', 'accelerator-types', 'list']:
         say(1, '\n'.join(HOSTS))
       case ['storage', 'buckets', 'describe', bucket]:

@@ -235,10 +235,10 @@ def test_doctor(box):
   script(box.host_bin / 'timeout', '#!/bin/bash\nexit 124\n')
   (box.folder / 'versions.w1').write_text('python 3.11.2, jax 0.10.2\n')
   code, output = box.tpu('doctor', '--bucket=gs://b')
-  assert code == 2 and 'no quota for v5litepod in us-central1-a' in output and 'asia' in output
+  assert code == 2 and 'FAIL  no quota for v5litepod in us-central1-a' in output and 'asia' in output
   for host, words in {'w0': (), 'w1': ('no libtpu', 'other versions')}.items():
     line = next(line for line in output.splitlines() if f'FAIL  {host}' in line)
-    assert all(word in line for word in (*words, 's off', 'a firewall', '127.0.0.1')) and ('libtpu,' in line) == (host == 'w1'), (
+    assert all(word in line for word in (*words, 's off', 'a firewall', '127.0.2.1')) and ('libtpu,' in line) == (host == 'w1'), (
       line
     )
 
