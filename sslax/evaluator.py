@@ -75,8 +75,10 @@ class Evaluation:
     """Reads the saved config and what has been evaluated before; computes nothing.
 
     Raises:
-      UserError: no run here.
+      UserError: no run here, or several processes.
     """
+    if jax.process_count() > 1:
+      raise UserError('evaluation runs in one process: start it with --num_processes=1, on any machine that sees the workdir')
     self.workdir, self.probes, self.wants_floors, self.wants_report = workdir, probes, floors, report
     self.config = configs.load(workdir)
     self.config.mesh.data, self.config.mesh.fsdp, self.config.mesh.slices = -1, 1, 1  # the evaluator's own devices

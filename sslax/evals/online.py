@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from sslax.data import pipeline
@@ -24,6 +25,7 @@ def online_knn(run) -> Callable[..., dict[str, float]]:
     batches = pipeline.eval_batches(
       source, batch_size=size, image_size=config.data.image_size, resize=config.data.eval_resize or config.data.image_size,
       threads=config.data.threads, max_pixels=config.data.max_pixels,
+      process_index=jax.process_index(), process_count=jax.process_count(),
     )  # fmt: skip
     return list(itertools.islice(batches, -(-most // size)))
 

@@ -11,6 +11,7 @@ import pytest
 from run.trainer import KILL, ROOT, TERM, TINY, environment, lines, status, train
 
 LAUNCH = ROOT / 'launch' / 'local_multiprocess.py'
+KNN = '--config.online.every_steps=20'
 TRIALS = range(int(os.environ.get('SSLAX_TRIALS', '1')))  # of each drill
 
 # The trainer; the data of one step never come to one of its processes.
@@ -40,7 +41,7 @@ def launch(*args, command=()):
 
 def pair(workdir, *flags, grace=40):
   """Two trainers with one device each."""
-  return launch('--processes=2', f'--grace={grace}', command=[f'--config={TINY}', f'--workdir={workdir}', *flags])
+  return launch('--processes=2', f'--grace={grace}', command=[f'--config={TINY}', f'--workdir={workdir}', KNN, *flags])
 
 
 def finish(process, timeout=300):
@@ -87,12 +88,17 @@ def continues_bitwise(workdir, unbroken):
 
 @pytest.mark.slow
 def test_two_processes_are_one(unbroken, tmp_path):
-  """Two processes with one device each see the same images in the same order as one process with two: the same losses."""
-  code, output = train(tmp_path, devices=2)
+  """Two processes with one device each see the same images in the same order as one process with two: the same losses, and
+  the same neighbours."""
+  code, output = train(tmp_path, KNN, devices=2)
   assert code == 0, output
   assert [line['step'] for line in lines(unbroken)] == list(range(1, 41))
   for a, b in zip(lines(tmp_path)[:6], lines(unbroken), strict=False):
     assert b['loss'] == pytest.approx(a['loss'], rel=1e-5)
+  one, two = ([line['knn'] for line in lines(workdir) if 'knn' in line] for workdir in (tmp_path, unbroken))
+  assert len(one) == 2 and two == pytest.approx(one, abs=0.005), (one, two)  # of 500 images two or three
+  code, output = finish(launch('--processes=2', command=[sys.executable, '-m', 'sslax.evaluate', f'--workdir={unbroken}']))
+  assert codes(output) == [2, 2] and 'evaluation runs in one process' in output, output
 
 
 @pytest.mark.slow
@@ -126,7 +132,7 @@ def test_data_that_never_come_to_one(unbroken, tmp_path, trial):
   """The watchdogs of both end their processes; each leaves where it stood."""
   blocked, step = (1, 0)[trial % 2], 7 + 5 * trial
   program = BLOCKED.format(process=blocked, step=step)
-  flags = [f'--config={TINY}', f'--workdir={tmp_path}', '--config.stall_timeout=10']
+  flags = [f'--config={TINY}', f'--workdir={tmp_path}', KNN, '--config.stall_timeout=10']
   process = launch('--processes=2', command=[sys.executable, '-u', '-c', program, *flags])
   code, output = finish(process)
   asked = float(re.search(r'blocked at ([\d.]+)', output)[1])
@@ -184,6 +190,10 @@ def test_eight_devices_are_one_in_the_real_trainer(tmp_path):
   one, eight = lines(tmp_path / '1'), lines(tmp_path / '8')
   for a, b in zip(one, eight, strict=True):
     assert b['loss'] == pytest.approx(a['loss'], rel=1e-5)
+  one, two = ([line['knn'] for line in lines(workdir) if 'knn' in line] for workdir in (tmp_path, unbroken))
+  assert len(one) == 2 and two == pytest.approx(one, abs=0.005), (one, two)  # of 500 images two or three
+  code, output = finish(launch('--processes=2', command=[sys.executable, '-m', 'sslax.evaluate', f'--workdir={unbroken}']))
+  assert codes(output) == [2, 2] and 'evaluation runs in one process' in output, output
 
 
 @pytest.mark.slow
@@ -200,3 +210,7 @@ def test_a_run_goes_on_on_another_number_of_devices(tmp_path):
   assert code == 0 and f'resuming at step {at}' in output, output
   for a, b in zip(lines(tmp_path / 'whole'), lines(tmp_path / 'moved'), strict=True):
     assert b['loss'] == pytest.approx(a['loss'], rel=1e-5)
+  one, two = ([line['knn'] for line in lines(workdir) if 'knn' in line] for workdir in (tmp_path, unbroken))
+  assert len(one) == 2 and two == pytest.approx(one, abs=0.005), (one, two)  # of 500 images two or three
+  code, output = finish(launch('--processes=2', command=[sys.executable, '-m', 'sslax.evaluate', f'--workdir={unbroken}']))
+  assert codes(output) == [2, 2] and 'evaluation runs in one process' in output, output
