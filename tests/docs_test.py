@@ -30,9 +30,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCS = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md'))]
 PRESETS = sorted(ROOT.glob('configs/*.py'))
 BINARIES = ('sslax.train', 'sslax.evaluate', 'sslax.plan', 'sslax.show', 'sslax.compare')
-FOREIGN = ('kill', 'kubectl', 'pip', 'xpk')  # nothing in what they are told is ours
+FOREIGN = ('kill', 'kubectl', 'mkdir', 'xpk')  # nothing in what they are told is ours
 
-BEGINNING = r'(\.venv/bin/)?python |launch/|bash |sbatch |sky |papermill '  # of a command among prose
+BEGINNING = r'(\.venv/bin/)?(python|papermill) |launch/|bash |sbatch |sky '  # of a command among prose
 GCLOUD = """#!/bin/bash
 case "$*" in
   *'queued-resources describe'*) echo ACTIVE,pod,v5litepod-16 ;;
@@ -108,21 +108,26 @@ def examine(command, scratch):
     raise Wrong('bash cannot read it')
   words = [word for word in shlex.split(command.text, comments=True) if not word.endswith('=...')]
   output = scratch / words[words.index('>') + 1] if '>' in words else None
-  program, *rest = words[: words.index('>')] if output else words
+  words = words[: words.index('>')] if output else words
+  while re.match('[A-Z_]+=', words[0]):
+    setting(words.pop(0))
+  program, *rest = [words[0].removeprefix('.venv/bin/'), *words[1:]]
   own, flags = split(rest)
   if command.prose and not any(word.startswith('-') and word != '-m' for word in rest):
     return name(program, rest, scratch)
   match program, rest:
-    case (('python' | '.venv/bin/python'), ['-c', code]):
+    case 'python', ['-c', code]:
       compile(code, 'python -c', 'exec')
-    case (('python' | '.venv/bin/python'), ['-m', module, *_]) if module in BINARIES:
+    case 'python', ['-m', 'pip', *_]:
+      pass
+    case 'python', ['-m', module, *_] if module in BINARIES:
       return [rest[1:]]
-    case (('python' | '.venv/bin/python'), ['launch/gke/render.py', *_]):
+    case 'python', ['launch/gke/render.py', *_]:
       said = run([sys.executable, *rest], scratch)
       if output:
         output.write_text(said)
       return [training(*flags)] if flags else []
-    case (('python' | '.venv/bin/python'), ['launch/local_multiprocess.py', *arguments]):
+    case 'python', ['launch/local_multiprocess.py', *arguments]:
       return local_multiprocess(arguments)
     case 'bash', [script]:
       run(['bash', '-n', exists(script)], scratch)
@@ -133,7 +138,7 @@ def examine(command, scratch):
       run([scratch / program, *rest], scratch)
       return [training(*flags)]
     case 'sbatch', _:
-      known, (script, *flags) = options(rest, 'sbatch', 'nodes gres time partition account export')
+      _, (script, *flags) = options(rest, 'sbatch', 'nodes gres time partition account export')
       exists(script)
       return [training(*flags)] if flags else []
     case 'sky', ['jobs', *arguments]:
@@ -151,13 +156,19 @@ def name(program, rest, scratch):
   """A program that a sentence names without its flags."""
   if program == 'launch/tpu' and rest:
     run([scratch / program, *rest, '--help'], scratch)
-  elif '/' in program and not program.endswith('python'):
+  elif '/' in program:
     exists(program)
   elif rest[0] == '-m':
     exists(rest[1].replace('.', '/') + '.py')
   else:
     exists(rest[0])
   return []
+
+
+def setting(text):
+  """NAME=value before a command."""
+  if not re.search(rf'\b{text.partition("=")[0]}\b', (ROOT / 'launch' / 'env.sh').read_text(encoding='utf-8')):
+    raise Wrong(f'launch/env.sh does not read {text}')
 
 
 def run(command, scratch, enough=''):
@@ -401,6 +412,7 @@ PLANTED = {
   'launch/tpu run --run_id=r1 --workdir=gs://B/r1 -- --config=configs/simclr.py:imagent': 'imagenet',
   'launch/tup status': 'launch/tup',
   'bash tests/runn.sh': 'tests/runn.sh',
+  'SSLAX_JX=cpu bash tests/run.sh': 'SSLAX_JX',
   'sbatch --nodes=4 launch/slurm/slax.sbatch --config=configs/simclr.py:digits': 'slax.sbatch',
   'sbatch --node=4 launch/slurm/sslax.sbatch --config=configs/simclr.py:digits': '--node',
   'sky jobs launch launch/sky/sslax.yaml --env RUN=r1 --env BUKET=gs://b': 'BUCKET',
@@ -457,6 +469,16 @@ def test_presets_show_commands():
 def test_mistakes_are_found(text, verdicts):
   (said,) = (said for (path, command), said in verdicts.items() if path is None and command.text == text)
   assert PLANTED[text] in said, said
+
+
+def test_a_workdir_has_one_config():
+  """Another one would be refused there."""
+  shown = [command.text for path in DOCS + PRESETS for command in commands(path)]
+  pairs = [(re.search(r'--workdir=(\S+)', text), re.search(r'--config=(\S+)', text)) for text in shown]
+  configs = {}
+  for workdir, config in {(workdir[1], config[1]) for workdir, config in pairs if workdir and config}:
+    configs.setdefault(workdir, []).append(config)
+  assert not {workdir: several for workdir, several in configs.items() if len(several) > 1}
 
 
 def dead(path, text):
