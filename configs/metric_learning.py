@@ -66,7 +66,7 @@ def cifar10_cpu(config):
 def cifar10_cpu_margin(config):
   """A small ResNet on CIFAR-10 in minutes on two CPU cores.
 
-  python -m sslax.train --config=configs/metric_learning.py:cifar10_cpu_margin --workdir=runs/metric_learning_cpu \\
+  python -m sslax.train --config=configs/metric_learning.py:cifar10_cpu_margin --workdir=runs/margin_cpu \\
       --config.data.train='parquet:/data/cifar10/train-*' --config.data.test='parquet:/data/cifar10/test-*'
 
   Status: not yet measured.
