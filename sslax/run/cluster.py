@@ -195,5 +195,5 @@ def _join_tpu_pod(limits, count: int) -> None:
       raise UserError(f'this is one of {count} processes, but jax finds no TPU pod (is jax[tpu] installed?). {HOW}') from None
   except OSError as error:  # what requests raises: no metadata server, as on Colab
     if count:
-      raise PeerLost(f'no answer from the metadata server, which knows the other {count - 1} hosts: {error}'[:300]) from error
+      raise PeerLost(f'no answer from the metadata server, which knows the others of {count} processes: {error}'[:300]) from error
     print(f'no metadata server ({type(error).__name__}): one process', file=sys.stderr)

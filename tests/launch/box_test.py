@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import threading
+import time
 
 import pytest
 from launch.fake_gcloud import free_port
@@ -114,3 +115,21 @@ def test_five_preemptions_of_real_training(box, direct, tmp_path):
   assert [line['step'] for line in lines(workdir)] == list(range(1, STEPS + 1))
   same_run(workdir, direct)
   print(json.dumps({'restarts': ''.join(output).count('restart '), 'steps done twice': lost}), os.cpu_count())
+
+
+@pytest.mark.slow
+def test_a_host_that_finds_nobody_does_not_train_alone(box, tmp_path):
+  """Its metadata server is silent: it asks for a restart, the others are stopped, and nothing was written."""
+  box.create('v5e-8')
+  box.ok('setup', f'--python={sys.prefix}')
+  silent = box.cloud.node('pod')['metadata'][1]
+  silent.close()
+  pod = ('--name=pod', '--zone=us-central1-a', '--type=v5e-8', '--spot', f'--python={sys.prefix}', '--max_restarts=0')
+  started = time.time()
+  code, output = box.tpu(
+    'watch', *pod, '--run_id=r1', f'--workdir={tmp_path}/shared', '--', *CONFIG, **FAST, SSLAX_PEER_SECONDS='1'
+  )
+  assert code == 170 and 'restart' in output, output
+  assert 'which knows the others of 2 processes' in box.ok('logs', '--worker=1')
+  assert not (tmp_path / 'shared' / 'metrics.jsonl').exists()
+  print(f'{time.time() - started:.0f} s')

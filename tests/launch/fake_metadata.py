@@ -9,8 +9,8 @@ ATTRIBUTES = '/computeMetadata/v1/instance/attributes/'
 # Imported by each Python at its start. jax counts chips by their vendor, before anything else can tell it that there are some.
 CHIPS = """import glob
 
-real = glob.glob
-glob.glob = lambda pattern, **more: ['FOLDER/vendor'] if pattern.startswith('/sys/bus/pci/') else real(pattern, **more)
+chips, real = ['FOLDER/0000:00:05.0/vendor'], glob.glob
+glob.glob = lambda pattern, **more: chips if pattern.startswith('/sys/bus/pci/') else real(pattern, **more)
 """
 
 
@@ -60,10 +60,11 @@ class Metadata:
       folder: for the files that pretend to be a chip.
       port: of the coordinator: jax takes 8482, but here are others' pods, too.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {'vendor': '0x1ae0', 'device': '0x0063', 'sitecustomize.py': CHIPS.replace('FOLDER', str(folder))}
-    for name, text in files.items():
-      (folder / name).write_text(text)
+    chip = folder / '0000:00:05.0'
+    chip.mkdir(parents=True, exist_ok=True)
+    (chip / 'vendor').write_text('0x1ae0')
+    (chip / 'device').write_text('0x0063')
+    (folder / 'sitecustomize.py').write_text(CHIPS.replace('FOLDER', str(folder)))
     return {
       'GCE_METADATA_IP': f'127.0.0.1:{self.server.server_port}',
       'JAX_COORDINATOR_PORT': str(port),
