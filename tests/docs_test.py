@@ -489,7 +489,7 @@ def dead(path, text):
   return [place for folder, place in places if place and not (folder / place).exists()]
 
 
-@pytest.mark.parametrize('path', DOCS, ids=lambda p: p.name)
+@pytest.mark.parametrize('path', [*DOCS, ROOT / 'benchmarks' / 'RESULTS.md'], ids=lambda p: p.name)
 def test_links(path):
   assert dead(path, path.read_text(encoding='utf-8')) == []
 
