@@ -20,7 +20,10 @@ LAST = 2.0  # seconds that process 0 stays longer than the others after an error
 COORDINATOR = flags.DEFINE_string(
   'coordinator', '', 'HOST:PORT of process 0, for several processes without a scheduler. SLURM, Open MPI, TPU pods are found.'
 )
-NUM_PROCESSES = flags.DEFINE_integer('num_processes', 0, '... their number; 1: by itself, whatever is found.', lower_bound=0)
+NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', 0, '... their number; 1: by itself, whatever is found; alone, on a TPU pod: that many must be found.',
+  lower_bound=0,
+)  # fmt: skip
 PROCESS_ID = flags.DEFINE_integer('process_id', -1, '... the number of this one, from 0.', lower_bound=-1)
 
 
