@@ -80,3 +80,37 @@ def test_a_failed_installation_is_no_environment(tmp_path):
     assert code == 2 and 'requirements.txt' in output, output
   assert (tmp_path / 'log').read_text().count('venv made') == 2
   assert not (project / '.venv' / '.sslax').exists()
+
+
+def test_the_tests_add_their_packages_once(tmp_path):
+  """Under a stamp of its own: again after a failure and when the list changes, never otherwise."""
+  fake(
+    tmp_path / 'python3',
+    'if [ "$1" = -c ]; then exit 0; fi\nmkdir -p "${@: -1}/bin"\ncp "$(dirname "$0")/installed" "${@: -1}/bin/python"',
+  )
+  fake(
+    tmp_path / 'installed',
+    f'if [ "$1" = -c ]; then echo "{tmp_path}"; exit; fi\necho "$*" >> "{tmp_path}/log"\n'
+    f'case "$*" in *tests/requirements.txt) ! [ -e "{tmp_path}/refuse" ] ;; esac',
+  )
+  project = copy_of_the_scripts(tmp_path)
+  (project / 'tests').mkdir()
+  for name in ('run.sh', 'requirements.txt'):
+    shutil.copy(ROOT / 'tests' / name, project / 'tests')
+
+  def tests():
+    code, output = bash(
+      project / 'tests' / 'run.sh', '-k', 'x', PATH=f'{tmp_path}:/usr/bin:/bin', SSLAX_JAX='cpu', SSLAX_VENV='', PYTHON=''
+    )
+    asked = (tmp_path / 'log').read_text()
+    return code, asked.count('tests/requirements.txt'), asked.count('pytest -k x'), output
+
+  (tmp_path / 'refuse').touch()
+  *found, output = tests()
+  assert found == [2, 1, 0] and 'could not install tests/requirements.txt' in output, output
+  (tmp_path / 'refuse').unlink()
+  assert tests()[:3] == (0, 2, 1)
+  assert tests()[:3] == (0, 2, 2)
+  with open(project / 'tests' / 'requirements.txt', 'a') as file:
+    file.write('one-more\n')
+  assert tests()[:3] == (0, 3, 3)
