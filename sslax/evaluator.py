@@ -84,9 +84,8 @@ class Evaluation:
     self.config.mesh.data, self.config.mesh.fsdp, self.config.mesh.slices = -1, 1, 1  # the evaluator's own devices
     self.config.eval.knn_k = knn_k or self.config.eval.knn_k
     self.config.eval.knn_temperature = knn_temperature or self.config.eval.knn_temperature
-    with self.config.unlocked():  # runs from before there were captions do not have these
-      self.config.eval.templates = templates or self.config.eval.templates
-      self.config.eval.class_names = class_names or self.config.eval.class_names
+    self.config.eval.templates = templates or self.config.eval.templates
+    self.config.eval.class_names = class_names or self.config.eval.class_names
     self.data = {'train': data_train or self.config.data.train, 'test': data_test or self.config.data.test}
     if not self.data['test']:
       raise UserError('this run has no data.test: name a labelled test set with --data_test=URI')
