@@ -40,6 +40,9 @@ from sslax.step import jit_step
 # `shared` may differ in these when a comparison goes on: they change no number of the table but the seconds.
 HARMLESS = ('log.', 'checkpoint.', 'mesh.', 'data.threads', 'data.workers', 'data.prefetch', 'data.cache')
 
+# A method: FILE.py, where a folder's name may hold spaces, :PRESET, and overrides.
+METHOD = re.compile(r'(?P<file>\S.*?\.py)(?::(?P<preset>\S*))?(?P<overrides>(?:\s.*)?)', re.DOTALL)
+
 
 class Stop(StopRequest):
   """A signal while the loop trains is for the loop, which saves first. At any other time it ends the process at once: files are
@@ -128,9 +131,8 @@ class Comparison:
     Raises:
       UserError: a file, preset or key that does not exist, or an override of what all runs share.
     """
-    source, *overrides = self.methods[name].split()
-    path, _, preset = source.partition('.py')
-    config = self._load(f'{path}.py', preset.removeprefix(':'))
+    method = METHOD.fullmatch(self.methods[name])
+    config = self._load(method['file'], method['preset'])
     shared = self.config.shared.copy_and_resolve_references()
     if 'encoder' in shared:
       encoder = shared.encoder
@@ -144,12 +146,12 @@ class Comparison:
       config.num_epochs = 0.0
     _merge(config, shared, 'config.shared')
     fixed = {'seed', *(key for key in configs.flat(shared))} | ({'num_epochs', 'num_steps'} & {*shared})
-    for override in overrides:
+    for override in method['overrides'].split():
       _override(config, override, fixed, encoder='encoder' in self.config.shared)
     config.seed = seed
     return config
 
-  def _load(self, file: str, preset: str):
+  def _load(self, file: str, preset: str | None):
     paths = [folder / file for folder in self.folders]
     path = next((p for p in paths if p.is_file()), None)
     if path is None:
@@ -321,7 +323,7 @@ def _methods(config) -> dict[str, str]:
   found = {}
   for text in config.methods:
     name, _, source = str(text).partition('=')
-    if not re.fullmatch(r'\w[\w.+-]*', name) or not re.match(r'\S+\.py(:|\s|$)', source):
+    if not re.fullmatch(r'\w[\w.+-]*', name) or not METHOD.fullmatch(source):
       wrong.append(f"config.methods: {text!r} is not of the form 'name=FILE.py:PRESET'")
     elif name == FLOORS or name in found:
       wrong.append(f'config.methods: the name {name!r} is taken')

@@ -227,6 +227,14 @@ def test_lists_that_cannot_be_read(make, changes, words):
   assert all(word in str(error.value) for word in words), error.value
 
 
+def test_a_file_in_a_folder_with_a_space(make, tmp_path):
+  path = tmp_path / 'my .pyfiles' / 'tiny.py'
+  path.parent.mkdir()
+  path.write_text(TINY.read_text())
+  config = make(methods=(f'a={path} method.temperature=0.5', f'b={path}:photos')).resolve('a', 0)
+  assert config.method.temperature == 0.5 and config.data.crop_on == 'device'
+
+
 @pytest.mark.parametrize(
   'changes, words',
   [
