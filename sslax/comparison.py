@@ -30,10 +30,11 @@ from sslax.errors import Diverged, Interrupted, UserError, suggest
 from sslax.evals import report
 from sslax.evals.online import online_knn
 from sslax.evaluator import PIXELS, RANDOM, Evaluation
+from sslax.io import atomic
 from sslax.run import config as configs
 from sslax.run import loop
 from sslax.run.checkpoint import Reader
-from sslax.run.faults import StopRequest, read_status, write_atomically
+from sslax.run.faults import StopRequest, read_status
 from sslax.spec import find
 from sslax.step import jit_step
 
@@ -303,7 +304,7 @@ class Comparison:
     path = self.workdir / 'commands.txt'
     known = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
     if _command() not in known:
-      write_atomically(path, '\n'.join([*known, _command()]) + '\n')
+      atomic.write(path, '\n'.join([*known, _command()]) + '\n')
 
 
 # Configs

@@ -16,9 +16,10 @@ import numpy as np
 
 from sslax.evals import pictures, report
 from sslax.evaluator import PIXELS, RANDOM, report_rows
+from sslax.io import atomic
+from sslax.io.versions import versions
 from sslax.run import config as configs
-from sslax.run import loop
-from sslax.run.faults import read_status, write_atomically
+from sslax.run.faults import read_status
 
 FIGURES = {  # probe: (column, its one figure, None where the data allows none)
   'knn': ('kNN', lambda values: values['top1']),
@@ -55,7 +56,7 @@ class Journal:
 
   def update(self, **fields: Any) -> None:
     self.fields.update(fields)
-    write_atomically(self.path, json.dumps(self.fields, indent=1) + '\n')
+    atomic.write(self.path, json.dumps(self.fields, indent=1) + '\n')
 
   def begin(self, start_step: int, compile_seconds: float) -> None:
     """A session of training starts at `start_step`; the one before, if it was killed, ended when status.json was last written."""
@@ -226,13 +227,13 @@ class Results:
         }
         for row in rows
       ],
-      'versions': loop.versions(),
+      'versions': versions(),
       'hardware': hardware,
       'commands': commands,
       'config': json.loads(self.config.to_json()),
     }  # fmt: skip
-    write_atomically(self.workdir / 'results.json', json.dumps(results, indent=1) + '\n')
-    write_atomically(self.workdir / 'table.md', report.text_table(self.table()) + '\n')
+    atomic.write(self.workdir / 'results.json', json.dumps(results, indent=1) + '\n')
+    atomic.write(self.workdir / 'table.md', report.text_table(self.table()) + '\n')
     self._page(rows, commands, hardware)
 
   def _page(self, rows: list[Row], commands: list[str], hardware: str) -> None:
@@ -297,7 +298,7 @@ class Results:
       ],
       figures=figures,
       config_json=json.dumps(config, indent=1),
-      versions={**loop.versions(), 'hardware': hardware},
+      versions={**versions(), 'hardware': hardware},
       notes=self._notes(rows),
     )
 

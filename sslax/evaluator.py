@@ -34,6 +34,7 @@ from sslax.evals import (
   zeroshot,
 )
 from sslax.evals.features import cached, checked, extract
+from sslax.io.versions import versions
 from sslax.ops.views import RandomViews
 from sslax.run import config as configs
 from sslax.run import loop, sharding
@@ -549,7 +550,7 @@ class Evaluation:
       tables=[self.table(step)],
       figures=figures,
       config_json=self.config.to_json(indent=1, sort_keys=True),
-      versions=loop.versions(),
+      versions=versions(),
       notes=[],
     )
 

@@ -6,9 +6,10 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'sslax'
-BASE = {'errors', 'method', 'spec'}
+BASE = {'errors', 'io', 'method', 'spec'}
 FLOORS = {  # room: what it may import beside its own room
   'errors': set(),
+  'io': set(),
   'method': set(),
   'spec': {'errors'},
   'ops': BASE,

@@ -4,10 +4,8 @@ import asyncio
 import concurrent.futures
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import shutil
 import socket
@@ -24,6 +22,7 @@ from absl import logging
 from etils import epath
 
 from sslax.errors import UserError
+from sslax.io.versions import versions
 
 # workdir/checkpoints/<step>/state/...                 the arrays: nested dicts, named by the paths of the leaves (Orbax)
 #                     <step>/integrity/process_0.json  shape, dtype and sha256 of each leaf, taken before writing; meta; sealed
@@ -58,15 +57,6 @@ def _orbax():
   from orbax.checkpoint import v1 as ocp
 
   return ocp
-
-
-def versions() -> dict[str, str]:
-  """The versions of Python and of the packages that a checkpoint depends on."""
-  found = {'python': platform.python_version()}
-  for name in ('jax', 'flax', 'optax', 'orbax-checkpoint', 'sslax'):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      found[name] = importlib.metadata.version(name)
-  return found
 
 
 # ---- leaves and their hashes

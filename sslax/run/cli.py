@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from sslax import errors
 from sslax.errors import UserError, suggest
+from sslax.io import cache
 
 LAST = 2.0  # seconds that process 0 stays longer than the others after an error
 
@@ -204,11 +205,7 @@ def start_jax() -> None:
 
   from sslax.run import cluster
 
-  cache = os.environ.get(
-    'JAX_COMPILATION_CACHE_DIR',
-    str(pathlib.Path(os.environ.get('XDG_CACHE_HOME', pathlib.Path.home() / '.cache')) / 'sslax' / 'jax'),
-  )
-  jax.config.update('jax_compilation_cache_dir', cache)
+  jax.config.update('jax_compilation_cache_dir', os.environ.get('JAX_COMPILATION_CACHE_DIR', str(cache.folder() / 'jax')))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
   said = flags.FLAGS.is_parsed()  # not in a notebook

@@ -8,8 +8,8 @@ from typing import Any
 import ml_collections
 
 from sslax.errors import UserError, suggest
+from sslax.io import atomic
 from sslax.ops.schedules import duration
-from sslax.run.faults import write_atomically
 
 # A run may go on with other values of these: they change neither the numbers nor what is compared.
 HARMLESS = (
@@ -169,7 +169,7 @@ def flat(config: Any, prefix: str = '') -> dict[str, Any]:
 
 def save(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """workdir/config.json: everything resolved, which is what evaluate rebuilds the method from."""
-  write_atomically(workdir / 'config.json', config.to_json(indent=1, sort_keys=True) + '\n')
+  atomic.write(workdir / 'config.json', config.to_json(indent=1, sort_keys=True) + '\n')
 
 
 def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from sslax.io import atomic
+
 
 class StopRequest:
   """SIGTERM and SIGINT set a flag that the loop reads once a step; a second signal ends the process at once.
@@ -62,13 +64,6 @@ def meet(name: str, seconds: float = 3600.0) -> None:
     distributed.global_state.client.wait_at_barrier(f'sslax {name}', int(1000 * seconds))
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-  """Readers see the old file or the new one, never half of it."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  temporary.write_text(text, encoding='utf-8')
-  os.replace(temporary, path)
-
-
 class Status:
   """workdir/status.json: step, reason, last good checkpoint, counters. Process 0 writes it."""
 
@@ -82,7 +77,7 @@ class Status:
     self.fields.update(fields)
     if jax.process_index() == 0 and (now or time.time() - self._written > 5):
       self._written = time.time()
-      write_atomically(
+      atomic.write(
         self.path, json.dumps({**self.fields, 'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'pid': os.getpid()}, indent=1) + '\n'
       )
 

@@ -3,24 +3,22 @@
 import dataclasses
 import os
 import pathlib
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax
 import jax
 import ml_collections
 import numpy as np
 import optax
 from tqdm import tqdm
 
-import sslax
 from sslax.data import pipeline, text
 from sslax.data.bad import BadRecords
 from sslax.data.sources import open_source
 from sslax.errors import Diverged, Interrupted, UserError
+from sslax.io.versions import versions
 from sslax.method import Method
 from sslax.ops import tree
 from sslax.run import config as configs
@@ -252,16 +250,6 @@ def summary(run: Run, lowered) -> str:
     ('versions', ', '.join(f'{k} {v}' for k, v in versions().items())),
   ]
   return '\n'.join(f'  {key:<14} {value}' for key, value in lines)
-
-
-def versions() -> dict[str, str]:
-  return {
-    'sslax': sslax.__version__,
-    'python': platform.python_version(),
-    'jax': jax.__version__,
-    'flax': flax.__version__,
-    'optax': optax.__version__,
-  }
 
 
 def finished(workdir: pathlib.Path, total_steps: int) -> bool:

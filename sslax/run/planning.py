@@ -17,9 +17,9 @@ import ml_collections
 import numpy as np
 
 from sslax.errors import UserError
+from sslax.io import atomic
 from sslax.run import config as configs
 from sslax.run import cost, loop, sharding
-from sslax.run.faults import write_atomically
 from sslax.run.topology import CHIPS, Topology
 from sslax.step import jit_step
 
@@ -314,7 +314,7 @@ def study(
     except UserError as error:
       refused.append(f'{topology.name if topology else "local"}: {error}')
   if out:
-    write_atomically(out, json.dumps([dataclasses.asdict(plan) for plan in plans], indent=1) + '\n')
+    atomic.write(out, json.dumps([dataclasses.asdict(plan) for plan in plans], indent=1) + '\n')
   if refused:
     raise UserError('\n'.join(refused))
 
