@@ -21,6 +21,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sslax.losses import blockwise, contrastive, image_text
+from sslax.ops import normalize
 
 FLAGS = flags.FLAGS
 _ROWS = flags.DEFINE_list('rows', ['4096', '16384', '65536', '262144', '1048576'], 'embeddings: two for each image of NT-Xent')
@@ -41,7 +42,7 @@ def nt_xent(block):
 
 
 def siglip(block):
-  return lambda a, b, t: image_text.siglip(contrastive.unit(a), contrastive.unit(b), 1 / t, -10.0, block)
+  return lambda a, b, t: image_text.siglip(normalize.l2_normalize(a), normalize.l2_normalize(b), 1 / t, -10.0, block)
 
 
 def written_out(gradients, a, b, temperature, slab=2048):

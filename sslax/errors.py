@@ -22,6 +22,10 @@ class Interrupted(Exception):
   """Asked to stop (SIGTERM, SIGINT); the state is saved: exit code 42."""
 
 
+class BadRecord(ValueError):
+  """A record that cannot be used; the message is one line. It is replaced by the next one, counted and listed."""
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
   """' Did you mean X or Y?' for the nearest of `known`, or ' Known: ...' when none is near."""
   known = sorted(set(known))

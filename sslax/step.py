@@ -1,6 +1,5 @@
 """TrainState and the one training step. Every method, on every number of chips, runs this function."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from sslax.method import Method
-from sslax.ops.schedules import Ramp
+from sslax.ops import microbatches as pieces
 from sslax.ops.tree import l2_norm
 
 PyTree = Any
@@ -21,15 +20,6 @@ class TrainState(NamedTuple):
   params: PyTree  # what gradient descent trains
   memory: PyTree  # what it does not
   opt_state: PyTree
-
-
-def timed(method: Method, *, steps_per_epoch: float, batch_size: int, total_steps: int) -> Method:
-  """The method with every `Ramp` among its fields, and among those of methods that it wraps, knowing its length in steps."""
-  units = dict(steps_per_epoch=steps_per_epoch, batch_size=batch_size, total_steps=total_steps)
-  fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
-  changes = {name: value.resolve(**units) for name, value in fields.items() if isinstance(value, Ramp)}
-  changes |= {name: timed(value, **units) for name, value in fields.items() if isinstance(value, Method)}
-  return dataclasses.replace(method, **changes) if changes else method
 
 
 def init_state(method: Method, tx: optax.GradientTransformation, seed: int, batch: dict[str, jax.Array]) -> TrainState:
@@ -73,16 +63,24 @@ def train_step(
   return TrainState(state.step + 1, params, memory, opt_state), {k: jnp.float32(v) for k, v in metrics.items()}
 
 
-def jit_step(method: Method, tx: optax.GradientTransformation, seed: int, state_sharding: PyTree, batch_sharding: PyTree):
+def jit_step(
+  method: Method,
+  tx: optax.GradientTransformation,
+  seed: int,
+  state_sharding: PyTree,
+  batch_sharding: PyTree,
+  microbatches: int = 1,
+):
   """`train_step` compiled for a mesh: (state, batch) -> (state, metrics). The old state is donated.
 
-  The mesh of the shardings is in context while the step is traced, for what is laid out by hand (the blockwise losses).
+  The mesh of the shardings and the number of microbatches are in context while the step is traced: for what is laid out by hand
+  (the blockwise losses, split weights), and for the networks, which run on so many parts of the batch one after the other.
   """
   shardings = jax.tree.leaves(batch_sharding)
   mesh = shardings[0].mesh.abstract_mesh if shardings else jax.sharding.get_abstract_mesh()
 
   def step(state, batch):
-    with jax.sharding.use_abstract_mesh(mesh):
+    with jax.sharding.use_abstract_mesh(mesh), pieces.running_in(microbatches):
       return train_step(method, tx, seed, state, batch)
 
   return jax.jit(step, in_shardings=(state_sharding, batch_sharding), out_shardings=(state_sharding, None), donate_argnums=0)

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from sslax.data import pipeline
+from sslax.data import assemble
 from sslax.data.sources import Source
 from sslax.errors import UserError
 
@@ -19,8 +19,7 @@ class BadRecords:
     path: `bad_records.jsonl` in the workdir, one line {index, where, reason} a record; None: no file. With several processes,
       a file for each: nothing locks it.
     max_fraction: of the source's records that may be bad.
-    max_pixels: as in `decode.decode`.
-    captioned: whether a record needs a caption, too.
+    inputs: what is made of a record.
 
   Raises:
     UserError: the list of an earlier run is above the limit, and its records still cannot be read.
@@ -32,10 +31,9 @@ class BadRecords:
     path: str | os.PathLike | None = None,
     max_fraction: float = 0.01,
     *,
-    max_pixels: int = pipeline.MAX_PIXELS,
-    captioned: bool = False,
+    inputs: assemble.Inputs,
   ):
-    self._source, self._max_fraction, self._max_pixels, self._captioned = source, max_fraction, max_pixels, captioned
+    self._source, self._max_fraction, self._inputs = source, max_fraction, inputs
     self._path = None if path is None else pathlib.Path(path)
     self._bad = self._listed()
     self.draws = 0  # rows replaced since this object was made
@@ -84,9 +82,11 @@ class BadRecords:
   def _reason(self, i):
     """Why record i cannot be read; None: it can."""
     try:
-      pipeline.load(self._source, i, self._max_pixels, self._captioned)
-    except pipeline.BAD as error:
-      return str(error)
+      assemble.draw(self._inputs, assemble.load(self._source, i, self._inputs), seed=0)
+    except UserError:
+      raise
+    except Exception as error:
+      return assemble.one_line(error)
     return None
 
   def _append(self, new):

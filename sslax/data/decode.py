@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from sslax.errors import BadRecord
+
 # Only these, by their first bytes: each of Pillow's other forty readers is one more parser that a hostile file could reach. The
 # classes are called directly because Image.open adds a limit of its own, one for the whole process (89 million pixels: a warning,
 # twice that: an error).
@@ -17,7 +19,7 @@ _READERS = (
 )
 
 
-class DecodeError(ValueError):
+class DecodeError(BadRecord):
   """Not an image that can be used; the message is one line."""
 
 

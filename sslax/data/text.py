@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sslax.errors import UserError, suggest
+from sslax.errors import BadRecord, UserError, suggest
 
 KINDS = ('bytes', 'bpe')
 MAX_CHARS = 2000  # of a caption that are used: several times what 77 tokens hold, and no megabyte is ever tokenised
@@ -34,7 +34,7 @@ _INVISIBLE = ('Cc', 'Cf', 'Cs', 'Zs', 'Zl', 'Zp')  # Unicode categories: control
 _REPLACEMENT = '\ufffd'  # where bytes were no UTF-8
 
 
-class NoCaption(ValueError):
+class NoCaption(BadRecord):
   """A record without a caption that can be used: a bad record like an image that cannot be decoded."""
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from sslax.ops.unit import inner
+from sslax.ops.normalize import inner
 
 PyTree = Any
 PLAIN_PAIRS = 4096**2  # up to so many pairs the plain form is used: 64 MiB of logits

@@ -11,7 +11,7 @@ import optax
 
 from sslax.errors import UserError
 from sslax.losses import blockwise
-from sslax.ops.unit import inner, unit
+from sslax.ops.normalize import inner, l2_normalize
 
 
 def nt_xent(z1: jax.Array, z2: jax.Array, temperature: float | jax.Array, block: int | None = None) -> jax.Array:
@@ -81,7 +81,7 @@ def info_nce(q: jax.Array, k: jax.Array, temperature: float | jax.Array, block: 
   """
   chex.assert_rank([q, k], 2)
   chex.assert_equal_shape([q, k])
-  q, k = unit(q), unit(k)
+  q, k = l2_normalize(q), l2_normalize(k)
   if block := blockwise.block_size(block, len(q), len(k)):
     return blockwise.log_sum_exp(q, k, 1 / temperature, block=block, target=jnp.arange(len(q))).mean()
   logits = inner(q, k) / temperature
@@ -109,7 +109,7 @@ def info_nce_queue(
   chex.assert_rank([q, k, queue], 2)
   chex.assert_equal_shape([q, k])
   chex.assert_axis_dimension(queue, 1, q.shape[1])
-  q, k = unit(q), unit(k)
+  q, k = l2_normalize(q), l2_normalize(k)
   positive = jnp.sum(q * k, axis=1) / temperature
   if block := blockwise.block_size(block, len(q), len(queue)):
     lse = blockwise.log_sum_exp(q, queue, 1 / temperature, block=block, everywhere=True)
@@ -147,7 +147,7 @@ def supcon(
   chex.assert_equal_shape_prefix([z, label], 1)
   if variant not in ('out', 'in'):
     raise UserError(f"supcon: variant {variant!r} is unknown. Known: 'in', 'out'.")
-  z = unit(z)
+  z = l2_normalize(z)
   block = blockwise.block_size(block, len(z), len(z))
   log_all, log_positive, count = (
     _supcon_in_blocks(z, label, temperature, variant, block) if block else _supcon(z, label, temperature, variant)
@@ -190,7 +190,7 @@ def _interleaved(z1, z2):
   """[B, D] each -> [2B, D] unit rows: 2i + v is view v of i."""
   chex.assert_equal_shape([z1, z2])
   # Stacking behind the sharded axis leaves every row on its device; concatenating along it would not.
-  return jnp.stack([unit(z1), unit(z2)], axis=1).reshape(-1, z1.shape[1])
+  return jnp.stack([l2_normalize(z1), l2_normalize(z2)], axis=1).reshape(-1, z1.shape[1])
 
 
 def _logits(z, temperature):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from sslax.losses import blockwise
-from sslax.ops.unit import inner
+from sslax.ops.normalize import inner
 
 
 def clip(image: jax.Array, text: jax.Array, scale: float | jax.Array, block: int | None = None) -> jax.Array:

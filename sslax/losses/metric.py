@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from sslax.errors import UserError
-from sslax.ops.unit import inner, unit
+from sslax.ops.normalize import inner, l2_normalize
 
 MINING = ('all', 'hard', 'semi_hard')
 
@@ -76,7 +76,7 @@ def _distances(z1, z2, loss):
   b, d = z1.shape
   if b < 2:
     raise UserError(f'{loss}: a batch of one image has no negatives; batch_size must be at least 2.')
-  z = jnp.stack([unit(z1), unit(z2)], axis=1)  # interleaved behind the sharded axis: no row leaves its device
+  z = jnp.stack([l2_normalize(z1), l2_normalize(z2)], axis=1)  # interleaved behind the sharded axis: no row leaves its device
   # The positives' from the differences, exact where they are small.
   positive = jnp.repeat(jnp.square(z[:, 0] - z[:, 1]).sum(axis=1), 2)
   z = z.reshape(-1, d)

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from sslax.ops.unit import unit
+from sslax.ops.normalize import l2_normalize
 
 
 def negative_cosine(p: jax.Array, z: jax.Array) -> jax.Array:
@@ -22,7 +22,7 @@ def negative_cosine(p: jax.Array, z: jax.Array) -> jax.Array:
   """
   chex.assert_rank([p, z], 2)
   chex.assert_equal_shape([p, z])
-  return -jnp.sum(unit(p) * unit(z), axis=1).mean()
+  return -jnp.sum(l2_normalize(p) * l2_normalize(z), axis=1).mean()
 
 
 def byol(p: jax.Array, z: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from sslax.ops.unit import inner, unit
+from sslax.ops.normalize import inner, l2_normalize
 
 
 def embedding_std(z: jax.Array) -> jax.Array:
@@ -19,7 +19,7 @@ def embedding_std(z: jax.Array) -> jax.Array:
     [] float32: about 1 when rows point everywhere, 0 when all point the same way.
   """
   chex.assert_rank(z, 2)
-  return unit(jax.lax.stop_gradient(z)).std(axis=0).mean() * z.shape[1] ** 0.5
+  return l2_normalize(jax.lax.stop_gradient(z)).std(axis=0).mean() * z.shape[1] ** 0.5
 
 
 def embedding_rank(z: jax.Array, rows: int = 256) -> jax.Array:
@@ -36,7 +36,7 @@ def embedding_rank(z: jax.Array, rows: int = 256) -> jax.Array:
     [] float32; 0 when all rows are equal.
   """
   chex.assert_rank(z, 2)
-  z = unit(jax.lax.stop_gradient(z[:rows]))
+  z = l2_normalize(jax.lax.stop_gradient(z[:rows]))
   z = z - z.mean(axis=0, keepdims=True)
   gram = inner(z, z)  # as good as C here, and no larger for wide embeddings
   return jnp.square(jnp.trace(gram)) / jnp.maximum(jnp.sum(jnp.square(gram)), 1e-20)
@@ -79,7 +79,7 @@ def koleo(z: jax.Array, eps: float = 1e-8) -> jax.Array:
   n = len(z)
   if n < 2:
     return jnp.zeros((), jnp.float32)
-  z = unit(z)
+  z = l2_normalize(z)
   nearest = jnp.argmax(jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, inner(z, z)), axis=1)
   square = jnp.sum(jnp.square(z - z[nearest]), axis=1)
   apart = square > 1e-14  # below, the rows of float32 differ by rounding only

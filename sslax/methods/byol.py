@@ -1,38 +1,39 @@
 """BYOL. Grill et al. 2020, https://arxiv.org/abs/2006.07733; official code: google-deepmind/deepmind-research, byol/."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
+from sslax.inputs.image import Image
 from sslax.losses.similarity import byol
 from sslax.losses.spread import embedding_std
-from sslax.method import Method, Output
+from sslax.method import Output
 from sslax.models import branch
+from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.schedules import Ramp, at
 from sslax.ops.tree import ema
 from sslax.ops.views import RandomViews, TwoViews
 
 
 @dataclasses.dataclass(frozen=True)
-class BYOL(Method):
+class BYOL(JointEmbedding):
   """The online network predicts what an average of itself makes of the other view; no negatives.
 
   L = byol(q(z1), z2') + byol(q(z2), z1'), as in the official code (the paper's algorithm 1 leaves out the constants). The target
   starts from another seed than the online network, uses its own batch statistics, and moves after the optimizer.
   """
 
-  encoder: nn.Module  # [N, H, W, 3] -> {'pooled': [N, D]}
+  num_views: ClassVar[int] = 2
+
+  encoder: nn.Module  # [N, H, W, 3] -> Features
   head: nn.Module  # projector, [N, D] -> [N, K]
   predictor: nn.Module  # [N, K] -> [N, K]
   augment: RandomViews | TwoViews
   momentum: float | Ramp = Ramp(0.996, 1.0)
   use_predictor: bool = True  # False collapses: table 5 b of the paper
-  microbatches: int = 1
-
-  def __post_init__(self):
-    if self.augment.count != 2:
-      raise ValueError(f'BYOL compares two views: augment.count must be 2, not {self.augment.count}')
+  image: Image = Image()
 
   @property
   def target_modules(self):
@@ -42,13 +43,6 @@ class BYOL(Method):
   def modules(self):
     return {**self.target_modules, **({'predictor': self.predictor} if self.use_predictor else {})}
 
-  def crops(self):
-    return self.augment.crops()
-
-  def views(self, rng, batch):
-    """[B, 2, S, S, 3]"""
-    return self.augment(rng, batch)
-
   def init(self, rng, views):
     online_rng, target_rng = jax.random.split(rng)
     params, stats = branch.init(self.modules, online_rng, views[:, 0])
@@ -57,7 +51,7 @@ class BYOL(Method):
 
   def loss(self, params, memory, views, rng, step):
     del step
-    options = dict(train=True, rng=rng, microbatches=self.microbatches)
+    options = dict(train=True, rng=rng)
     outs, stats = branch.apply_each(self.modules, params, memory['stats'], views, **options)
     (t1, t2), target_stats = branch.apply_each(self.target_modules, memory['target'], memory['target_stats'], views, **options)
     p1, p2 = (out['predictor' if self.use_predictor else 'head'] for out in outs)
@@ -68,6 +62,3 @@ class BYOL(Method):
   def after(self, params, memory, step):
     online = {name: params[name] for name in memory['target']}
     return params, {**memory, 'target': ema(memory['target'], online, at(self.momentum, step))}
-
-  def features(self, params, memory, batch):
-    return branch.features(self.modules, params, memory['stats'], self.augment.normalize(batch['image']))

@@ -5,20 +5,21 @@ Official code of CLIP's networks: openai/CLIP; the training follows mlfoundation
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from sslax.inputs.image import Image
+from sslax.inputs.text import Text
 from sslax.losses.image_text import clip, matching_accuracy
-from sslax.method import Crop, Method, Output
-from sslax.models import two_towers
+from sslax.method import Output
 from sslax.models.mlp import Identity
+from sslax.models.two_towers import TwoTowers
 from sslax.ops.views import RandomViews
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIP(Method):
+class CLIP(TwoTowers):
   """An image and its caption attract each other and repel all other captions and images of the batch (a softmax both ways).
 
   The temperature is learnt: scale = exp(logit_scale) starts at 1 / temperature and stays in [1, max_scale], held there after each
@@ -31,49 +32,31 @@ class CLIP(Method):
     config.graft = ('encoder=runs/simclr',)
   """
 
-  uses_text: ClassVar[bool] = True
-
-  encoder: nn.Module  # [N, H, W, 3] -> {'pooled': [N, D]}
-  text: nn.Module  # ids [N, L] -> {'pooled': [N, W]}
+  encoder: nn.Module  # [N, H, W, 3] -> Features
+  text: nn.Module  # ids [N, L] -> Features
   augment: RandomViews  # one view of each image
   head: nn.Module = Identity()  # [N, D] -> [N, E]; a linear projection in CLIP's ViTs, none in its ResNets
   text_head: nn.Module = Identity()  # [N, W] -> [N, E]
   temperature: float = 0.07  # at first
   max_scale: float = 100.0  # 0: no bounds (LiT)
   freeze_image: bool = False
-  microbatches: int = 1  # of both towers; see net.apply
+  image: Image = Image()
+  caption: Text = Text()
 
-  def __post_init__(self):
-    if self.augment.count != 1:
-      raise ValueError(f'each caption has one view of its image: augment.count must be 1, not {self.augment.count}')
+  def __post_init__(self) -> None:
+    super().__post_init__()
     if self.temperature <= 0:
       raise ValueError(f'temperature must be positive, not {self.temperature}')
     if self.max_scale and not 1 <= 1 / self.temperature <= self.max_scale:
       raise ValueError(f'1 / temperature = {1 / self.temperature:.3g} must be between 1 and max_scale={self.max_scale}')
 
-  @property
-  def towers(self) -> two_towers.Towers:
-    return two_towers.towers(self.encoder, self.head, self.text, self.text_head)
-
-  def grafts(self) -> tuple[str, ...]:
-    """A frozen tower at random initialisation sees nothing."""
-    return ('params/encoder', 'memory/stats/encoder') if self.freeze_image else ()
-
-  def crops(self) -> tuple[Crop, ...]:
-    return self.augment.crops()
-
-  def views(self, rng, batch):
-    """{'image': [B, 1, S, S, 3], 'text': [B, L] ids}"""
-    return {'image': self.augment(rng, batch), **{key: batch[key] for key in ('text',) if key in batch}}
-
   def init(self, rng, views):
-    params, stats = two_towers.init(self.towers, rng, views)
+    params, stats = self.init_towers(rng, views)
     return {**params, 'logit_scale': jnp.float32(-math.log(self.temperature))}, {'stats': stats}
 
   def loss(self, params, memory, views, rng, step):
     del step
-    options = dict(rng=rng, microbatches=self.microbatches, freeze_image=self.freeze_image)
-    image, text, stats = two_towers.apply(self.towers, params, memory['stats'], views, **options)
+    image, text, stats = self.embed(params, memory['stats'], views, rng)
     scale = jnp.exp(params['logit_scale'])
     return clip(image, text, scale), Output({'stats': stats}, {'scale': scale, **matching_accuracy(image, text)})
 
@@ -82,8 +65,3 @@ class CLIP(Method):
     if not self.max_scale:
       return params, memory
     return {**params, 'logit_scale': jnp.clip(params['logit_scale'], 0.0, math.log(self.max_scale))}, memory
-
-  def features(self, params, memory, batch):
-    """'pooled' [B, D] and 'embedding' [B, E] of batch['image'], 'text_embedding' [B, E] of batch['text']; unit rows."""
-    image = self.augment.normalize(batch['image']) if 'image' in batch else None
-    return two_towers.features(self.towers, params, memory['stats'], image, batch.get('text'))

@@ -6,11 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslax.inputs.image import Image
 from sslax.losses.distillation import dino, update_center
 from sslax.losses.spread import assignment_information
-from sslax.method import Method, Output
-from sslax.models import branch
+from sslax.method import Output
+from sslax.models import branch, net
+from sslax.models.joint_embedding import JointEmbedding
 from sslax.models.prototypes import Prototypes
+from sslax.models.transformer import steady
 from sslax.ops.schedules import Ramp, at
 from sslax.ops.sinkhorn import sinkhorn
 from sslax.ops.tree import ema, scale_gradient
@@ -18,7 +21,7 @@ from sslax.ops.views import MultiCrop
 
 
 @dataclasses.dataclass(frozen=True)
-class DINO(Method):
+class DINO(JointEmbedding):
   """A student predicts, from every crop, the distribution over prototypes that its own average gives to the other large crops.
 
   The teacher sees the large crops only, without drop path; it starts as a copy, moves after the optimizer, and is what `features`
@@ -27,7 +30,7 @@ class DINO(Method):
   gradient out of the optimizer at first, where here it is 0: the layer is weight-normalised, so decay alone does not change it.
   """
 
-  encoder: nn.Module  # [N, H, W, 3] -> {'pooled': [N, D]}, for crops of every size
+  encoder: nn.Module  # [N, H, W, 3] -> Features, for crops of every size
   head: nn.Module  # [N, D] -> [N, K], the bottleneck
   prototypes: Prototypes  # weight_norm=True
   augment: MultiCrop
@@ -37,9 +40,9 @@ class DINO(Method):
   center_momentum: float = 0.9
   targets: str = 'center'  # 'sinkhorn' instead of centre and softmax (table 7, row 4); 'none' collapses
   train_prototypes: Ramp = Ramp(0.0, 1.0, 'step', '1 epochs')  # no gradient into the last layer until then
-  microbatches: int = 1
+  image: Image = Image()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.augment.large.count < 2:
       raise ValueError(f'the teacher needs two large crops: augment.large.count is {self.augment.large.count}')
     if self.targets not in ('center', 'sinkhorn', 'none'):
@@ -51,18 +54,10 @@ class DINO(Method):
 
   @property
   def teacher_modules(self):
-    steady = self.encoder.clone(drop_path=0.0) if getattr(self.encoder, 'drop_path', 0.0) else self.encoder
-    return {**self.modules, 'encoder': steady}
-
-  def crops(self):
-    return self.augment.crops()
-
-  def views(self, rng, batch):
-    """([B, G, S, S, 3] large, [B, L, s, s, 3] small)"""
-    return self.augment(rng, batch)
+    return {**self.modules, 'encoder': steady(self.encoder)}
 
   def init(self, rng, views):
-    params, stats = branch.init(self.modules, rng, branch.rows(views[0]))
+    params, stats = branch.init(self.modules, rng, branch.flatten_views(views[0]))
     copy = lambda tree: jax.tree.map(jnp.copy, tree)
     memory = {'stats': stats, 'target': copy(params), 'target_stats': copy(stats)}
     if self.targets == 'center':
@@ -70,11 +65,11 @@ class DINO(Method):
     return params, memory
 
   def loss(self, params, memory, views, rng, step):
-    options = dict(train=True, rng=rng, microbatches=self.microbatches)
+    options = dict(train=True, rng=rng)
     prototypes = scale_gradient(params['prototypes'], at(self.train_prototypes, step))
     s, stats = branch.apply_crops(self.modules, {**params, 'prototypes': prototypes}, memory['stats'], views, **options)
     t, target_stats = branch.apply_crops(self.teacher_modules, memory['target'], memory['target_stats'], views[:1], **options)
-    student, teacher = (jnp.moveaxis(out['prototypes']['pooled'], 1, 0) for out in (s, t))  # [V, B, K], [G, B, K]
+    student, teacher = (jnp.moveaxis(out['prototypes'].scores, 1, 0) for out in (s, t))  # [V, B, K], [G, B, K]
     temperature = at(self.teacher_temperature, step)
     memory = {**memory, 'stats': stats, 'target_stats': target_stats}
     center = memory.get('center', jnp.zeros(teacher.shape[-1]))
@@ -92,5 +87,5 @@ class DINO(Method):
 
   def features(self, params, memory, batch):
     del params
-    image = self.augment.normalize(batch['image'])
-    return branch.features(self.teacher_modules, memory['target'], memory['target_stats'], image)
+    stats = memory['target_stats']['encoder']
+    return net.apply(steady(self.encoder), memory['target']['encoder'], stats, self.normalized(batch), train=False)[0]

@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from sslax.errors import UserError
+from sslax.inputs.image import Image
 from sslax.losses.distillation import cross_view, masked_patches, update_center, update_patch_center
 from sslax.losses.spread import assignment_information, koleo
-from sslax.method import Method, Output
+from sslax.method import Output
 from sslax.models import branch, net
+from sslax.models.joint_embedding import FromViews
 from sslax.models.prototypes import Prototypes
+from sslax.models.transformer import steady
 from sslax.models.vit import ViT
 from sslax.ops.blocks import block_masks, random_counts
 from sslax.ops.patches import cover, picture
@@ -23,7 +26,7 @@ from sslax.ops.views import MultiCrop
 
 
 @dataclasses.dataclass(frozen=True)
-class IBOT(Method):
+class IBOT(FromViews):
   """DINO on class tokens, and for masked patches the distribution over prototypes that the teacher gives to the unmasked patch.
 
   The student sees the large crops with a mask token in place of some patches (before positions are added), the small crops whole;
@@ -56,7 +59,7 @@ class IBOT(Method):
   least_block: int = 0  # area of the smallest rectangle in patches; 0: iBOT's (side // 3)^2
   stratified: bool = False  # see ops.blocks.random_counts
   train_prototypes: Ramp = Ramp(0.0, 1.0, 'step', '1 epochs')  # no gradient into the last layers until then
-  microbatches: int = 1  # of the encoders
+  image: Image = Image()
 
   def __post_init__(self):
     if self.augment.large.count < 2:
@@ -79,18 +82,11 @@ class IBOT(Method):
     return math.ceil(self.mask_ratio[1] * self.grid[0] * self.grid[1])
 
   @property
-  def steady_encoder(self):
-    return self.encoder.clone(drop_path=0.0) if self.encoder.drop_path else self.encoder
-
-  @property
   def modules(self):
     """(of the class tokens, of the patches), under the names of their parameters: patches may have none of their own."""
     shared = {'head': self.head, 'prototypes': self.prototypes}
     own = {'head': self.patch_head, 'prototypes': self.patch_prototypes}
     return shared, {f'patch_{name}' if module else name: module or shared[name] for name, module in own.items()}
-
-  def crops(self):
-    return self.augment.crops()
 
   def views(self, rng, batch):
     """(([B, G, S, S, 3] large, [B, L, s, s, 3] small), [B, G, H, W] bool, 1 = patch of a large crop that is masked)"""
@@ -105,7 +101,7 @@ class IBOT(Method):
 
   def init(self, rng, views):
     encoder_rng, class_rng, patch_rng = jax.random.split(rng, 3)
-    images = branch.rows(views[0][0])
+    images = branch.flatten_views(views[0][0])
     encoder, stats = net.init(self.encoder, encoder_rng, images)
     pooled = jnp.zeros((len(images), self.encoder.num_features))
     (of_class, class_stats), (of_patch, patch_stats) = (
@@ -132,21 +128,21 @@ class IBOT(Method):
     def encode(vit, x, masked, train):
       return vit.encode(vit.embed(x, masked, params['mask_token']), train)
 
-    options = dict(train=True, microbatches=self.microbatches)
-    large, encoder = branch.rows(crops[0]), params['encoder']
+    options = dict(train=True)
+    large, encoder = branch.flatten_views(crops[0]), params['encoder']
     rngs = jax.random.split(rng, len(crops))
     s, _ = net.apply(self.encoder, encoder, {}, large, masked, rng=rngs[0], method=encode, **options)
-    pooled = [s['pooled'].reshape(B, G, -1)]
+    pooled = [s.pooled.reshape(B, G, -1)]
     for key, views in zip(rngs[1:], crops[1:], strict=True):
-      out, _ = net.apply(self.encoder, encoder, {}, branch.rows(views), rng=key, **options)
-      pooled.append(out['pooled'].reshape(*views.shape[:2], -1))
-    t, _ = net.apply(self.steady_encoder, memory['target']['encoder'], {}, large, train=False, microbatches=self.microbatches)
+      out, _ = net.apply(self.encoder, encoder, {}, branch.flatten_views(views), rng=key, **options)
+      pooled.append(out.pooled.reshape(*views.shape[:2], -1))
+    t, _ = net.apply(steady(self.encoder), memory['target']['encoder'], {}, large, train=False, method='encode_images')
     # [V, B, K], [G, B, K], [N, M, K], [N, M, K]
     class_modules, patch_modules = self.modules
     student = _logits(class_modules, params, jnp.moveaxis(jnp.concatenate(pooled, 1), 1, 0))
-    teacher = _logits(class_modules, memory['target'], jnp.moveaxis(t['pooled'].reshape(B, G, -1), 1, 0))
+    teacher = _logits(class_modules, memory['target'], jnp.moveaxis(t.pooled.reshape(B, G, -1), 1, 0))
     student_patch, teacher_patch = (
-      _logits(patch_modules, p, jnp.take_along_axis(out['tokens'][:, 1:], first[..., None], 1))
+      _logits(patch_modules, p, jnp.take_along_axis(out.tokens[:, 1:], first[..., None], 1))
       for p, out in ((params, s), (memory['target'], t))
     )
 
@@ -180,8 +176,7 @@ class IBOT(Method):
 
   def features(self, params, memory, batch):
     del params
-    image = self.augment.normalize(batch['image'])
-    return net.apply(self.steady_encoder, memory['target']['encoder'], {}, image, train=False)[0]
+    return net.apply(steady(self.encoder), memory['target']['encoder'], {}, self.normalized(batch), train=False)[0]
 
   def pictures(self, params, memory, batch, rng):
     """The first large crop, and what the student sees of it: masked patches are grey."""
@@ -193,5 +188,5 @@ class IBOT(Method):
 
 def _logits(modules, params, x):
   """[A, N, D] -> [A, N, K]: through a head and its prototypes."""
-  outs, _ = branch.apply(modules, params, dict.fromkeys(modules, {}), x.reshape(-1, x.shape[-1]), train=True)
-  return list(outs.values())[-1]['pooled'].reshape(*x.shape[:2], -1)
+  outs, _ = branch.apply(modules, params, dict.fromkeys(modules, {}), x.reshape(-1, x.shape[-1]), train=True, whole=True)
+  return list(outs.values())[-1].scores.reshape(*x.shape[:2], -1)

@@ -1,15 +1,19 @@
 """I-JEPA. Assran et al. 2023, https://arxiv.org/abs/2301.08243; official code: facebookresearch/ijepa, src/train.py."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslax.inputs.image import Image
 from sslax.losses.distillation import predict_features
 from sslax.losses.spread import embedding_std
-from sslax.method import Method, Output
+from sslax.method import Output
 from sslax.models import net
+from sslax.models.joint_embedding import FromViews
+from sslax.models.transformer import steady
 from sslax.models.vit import ViT
 from sslax.ops.blocks import multi_block
 from sslax.ops.patches import cover, picture
@@ -21,7 +25,7 @@ LOSSES = ('smooth_l1', 'l2')
 
 
 @dataclasses.dataclass(frozen=True)
-class IJEPA(Method):
+class IJEPA(FromViews):
   """From the patches of a context block, predict what an average of the encoder makes of the patches of target blocks.
 
   The target encoder sees the whole image; its tokens are LayerNormed once more, without affine. The encoder sees context patches
@@ -30,6 +34,8 @@ class IJEPA(Method):
   code also divides the initial weights of block i's two output layers by sqrt(2 i); here they are as the ViT makes them. The
   target starts as a copy, moves after the optimizer, and is what `features` uses: 'pooled' is the mean of its tokens.
   """
+
+  num_views: ClassVar[int] = 1
 
   encoder: ViT  # class_token=False, pool='mean', positions='sincos_mae'
   predictor: nn.Module  # models.predictor.Predictor
@@ -41,11 +47,10 @@ class IJEPA(Method):
   context_most: float = 0.5  # of all patches: the context's capacity, hence the encoder's cost; 1: no context is cut
   distance: str = 'smooth_l1'  # the official code; 'l2': the paper
   momentum: float | Ramp = Ramp(0.996, 1.0, 'linear')
-  microbatches: int = 1  # of both encoders and of the predictor
+  image: Image = Image()
 
-  def __post_init__(self):
-    if self.augment.count != 1:
-      raise ValueError(f'I-JEPA has one view of an image: augment.count must be 1, not {self.augment.count}')
+  def __post_init__(self) -> None:
+    super().__post_init__()
     if self.encoder.class_token or self.encoder.pool != 'mean':
       raise ValueError("I-JEPA's encoder has no class token: class_token=False, pool='mean'")
     if self.encoder.positions == 'learnt':
@@ -60,13 +65,6 @@ class IJEPA(Method):
   def grid(self) -> tuple[int, int]:
     """(H, W) in patches."""
     return (self.augment.size // self.encoder.patch,) * 2
-
-  @property
-  def target_encoder(self):
-    return self.encoder.clone(drop_path=0.0) if self.encoder.drop_path else self.encoder
-
-  def crops(self):
-    return self.augment.crops()
 
   def views(self, rng, batch):
     """([B, 1, S, S, 3], Blocks)"""
@@ -88,15 +86,15 @@ class IJEPA(Method):
     images, blocks = views[0][:, 0], views[1]
     B, M, L = blocks.target.shape
     encoder_rng, predictor_rng = jax.random.split(rng)
-    out, _ = net.apply(self.target_encoder, memory['target'], {}, images, train=False, microbatches=self.microbatches)
-    tokens = jax.nn.standardize(out['tokens'], axis=-1, epsilon=1e-5)  # [B, T, D]
+    out, _ = net.apply(steady(self.encoder), memory['target'], {}, images, train=False, method='encode_images')
+    tokens = jax.nn.standardize(out.tokens, axis=-1, epsilon=1e-5)  # [B, T, D]
     target = jnp.take_along_axis(tokens, blocks.target.reshape(B, M * L, 1), 1).reshape(B, M, L, -1)
 
     def encode(vit, x, ids, valid, train):
-      return vit.encode(jnp.take_along_axis(vit.embed(x), ids[..., None], 1), train, valid)['tokens']
+      return vit.encode(jnp.take_along_axis(vit.embed(x), ids[..., None], 1), train, valid).tokens
 
     inputs = (images, blocks.context, blocks.context_valid)
-    options = dict(train=True, rng=encoder_rng, microbatches=self.microbatches, method=encode)
+    options = dict(train=True, rng=encoder_rng, method=encode)
     context, _ = net.apply(self.encoder, params['encoder'], {}, *inputs, **options)
 
     # One row of the predictor is one image and one of its target blocks: [B, M, ...] -> [B M, ...].
@@ -106,7 +104,7 @@ class IJEPA(Method):
     target_valid = blocks.target_valid.reshape(B * M, L)
     valid = jnp.concatenate([each(blocks.context_valid), target_valid], 1)
     inputs = (each(context), each(blocks.context), blocks.target.reshape(B * M, L), valid)
-    options = dict(train=True, rng=predictor_rng, microbatches=self.microbatches)
+    options = dict(train=True, rng=predictor_rng)
     predict = lambda predictor, *inputs, train: predictor(*inputs, self.grid, train=train)
     prediction, _ = net.apply(self.predictor, params['predictor'], {}, *inputs, method=predict, **options)
     loss = predict_features(prediction, target.reshape(B * M, L, -1), target_valid, self.distance)
@@ -120,8 +118,7 @@ class IJEPA(Method):
 
   def features(self, params, memory, batch):
     del params
-    image = self.augment.normalize(batch['image'])
-    return net.apply(self.target_encoder, memory['target'], {}, image, train=False)[0]
+    return net.apply(steady(self.encoder), memory['target'], {}, self.normalized(batch), train=False)[0]
 
   def pictures(self, params, memory, batch, rng):
     """The view, the patches of its context and those of all targets; the rest is grey."""

@@ -1,14 +1,17 @@
 """MAE. He et al. 2022, https://arxiv.org/abs/2111.06377; official code: facebookresearch/mae, models_mae.py."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from sslax.inputs.image import Image
 from sslax.losses.reconstruction import masked_mse, normalize_patches
-from sslax.method import Crop, Method, Output
+from sslax.method import Output
 from sslax.models import branch, net
 from sslax.models.decoder import Decoder
+from sslax.models.joint_embedding import FromViews
 from sslax.models.vit import ViT
 from sslax.ops.masks import KINDS, Masks, draw_noise, from_noise
 from sslax.ops.patches import patchify, reconstruction
@@ -16,12 +19,14 @@ from sslax.ops.views import RandomViews
 
 
 @dataclasses.dataclass(frozen=True)
-class MAE(Method):
+class MAE(FromViews):
   """The encoder sees a quarter of the patches; a small decoder predicts the pixels of the others.
 
   Removed patches never enter the encoder: its blocks cost what K + 1 tokens cost. `baseline_loss` among the metrics is the loss
   of predicting the mean of each patch: a run that stays there has learnt nothing.
   """
+
+  num_views: ClassVar[int] = 1
 
   encoder: ViT
   decoder: Decoder  # thrown away after pre-training
@@ -29,30 +34,24 @@ class MAE(Method):
   mask_ratio: float = 0.75  # of the patches are removed, rounded up
   masking: str = 'random'  # 'block', 'grid' (table 1f)
   norm_pix: bool = True  # each patch's pixels are standardised by their own mean and variance
-  microbatches: int = 1  # of encoder and decoder; see net.apply
+  image: Image = Image()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
+    super().__post_init__()
     if not 0 < self.mask_ratio < 1:
       raise ValueError(f'mask_ratio must be in (0, 1), not {self.mask_ratio}')
     if self.masking not in KINDS:
       raise ValueError(f'masking={self.masking!r} is none of {", ".join(map(repr, KINDS))}')
-    if self.augment.count != 1:
-      raise ValueError(f'one view of each image is masked: augment.count must be 1, not {self.augment.count}')
-    for field in ('patch', 'class_token'):
-      ours, theirs = getattr(self.decoder, field), getattr(self.encoder, field)
+    for field, ours, theirs in (
+      ('patch', self.decoder.patch, self.encoder.patch),
+      ('class_token', self.decoder.class_token, self.encoder.class_token),
+    ):
       if ours != theirs:
         raise ValueError(f'decoder.{field}={ours} must be encoder.{field}={theirs}')
     if self.augment.size % self.encoder.patch:
       raise ValueError(f'augment.size={self.augment.size} is no multiple of encoder.patch={self.encoder.patch}')
     if self.keep((self.augment.size // self.encoder.patch) ** 2) < 1:
       raise ValueError(f'mask_ratio={self.mask_ratio} leaves no patch of {self.augment.size} pixels')
-
-  def crops(self) -> tuple[Crop, ...]:
-    return self.augment.crops()
-
-  def views(self, rng, batch):
-    """[B, 1, S, S, 3]"""
-    return self.augment(rng, batch)
 
   def keep(self, T: int) -> int:
     """How many of T patches stay: int(T (1 - ratio)), as in the official code, without its rounding error (ratio 0.9 of 100)."""
@@ -66,7 +65,7 @@ class MAE(Method):
 
   def init(self, rng, views):
     encoder_rng, decoder_rng, mask_rng = jax.random.split(rng, 3)
-    x = branch.rows(views)
+    x = branch.flatten_views(views)
     encoder, _ = net.init(self.encoder, encoder_rng, x)
     removed = self.draw(mask_rng, x)
     tokens = self.encode(encoder, x, removed.kept, train=False)
@@ -79,21 +78,20 @@ class MAE(Method):
     def visible(vit, x, kept, train):
       return vit.encode(jnp.take_along_axis(vit.embed(x), kept[..., None], 1), train)
 
-    options = dict(train=train, rng=rng, microbatches=self.microbatches if train else 1)
+    options = dict(train=train, rng=rng)
     out, _ = net.apply(self.encoder, params, {}, x, kept, method=visible, **options)
-    return out['tokens']
+    return out.tokens
 
   def predict(self, params, x, removed: Masks, *, train, rng=None):
     """[B, T, p*p*3] in the units of `target`, for every patch of normalised images [B, H, W, 3]."""
     tokens = self.encode(params['encoder'], x, removed.kept, train=train, rng=rng)
-    options = dict(train=train, microbatches=self.microbatches if train else 1)
-    prediction, _ = net.apply(self.decoder, params['decoder'], {}, tokens, removed.restore, **options)
+    prediction, _ = net.apply(self.decoder, params['decoder'], {}, tokens, removed.restore, train=train)
     return prediction
 
   def loss(self, params, memory, views, rng, step):
     del step
     mask_rng, rng = jax.random.split(rng)
-    x = branch.rows(views)
+    x = branch.flatten_views(views)
     removed = self.draw(mask_rng, x)
     loss, metrics = self.compare(self.predict(params, x, removed, train=True, rng=rng), x, removed.masked)
     return loss, Output(memory, metrics)
@@ -106,15 +104,10 @@ class MAE(Method):
     mean = jnp.broadcast_to(target.mean(-1, keepdims=True), target.shape)
     return masked_mse(prediction, target, masked), {'baseline_loss': masked_mse(mean, target, masked)}
 
-  def features(self, params, memory, batch):
-    del memory
-    out, _ = net.apply(self.encoder, params['encoder'], {}, self.augment.normalize(batch['image']), train=False)
-    return out
-
   def pictures(self, params, memory, batch, rng):
     """Reconstructions of whole images; where `norm_pix`, with the true mean and variance of each patch."""
     del memory
-    x = self.augment.normalize(batch['image'])
+    x = self.normalized(batch)
     removed = self.draw(rng, x)
     prediction = self.predict(params, x, removed, train=False)
     if self.norm_pix:

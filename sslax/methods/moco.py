@@ -4,24 +4,28 @@ Official code: facebookresearch/moco, moco/builder.py.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslax.inputs.image import Image
 from sslax.losses.contrastive import info_nce_queue
 from sslax.losses.spread import embedding_std
-from sslax.method import Method, Output
+from sslax.method import Output
 from sslax.models import branch
+from sslax.models.joint_embedding import JointEmbedding
+from sslax.models.norm import strided
+from sslax.ops.normalize import l2_normalize
 from sslax.ops.ring import enqueue, random_units
 from sslax.ops.schedules import Ramp, at
 from sslax.ops.tree import ema
-from sslax.ops.unit import unit
 from sslax.ops.views import RandomViews, TwoViews
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCo(Method):
+class MoCo(JointEmbedding):
   """A query finds its key, made by a slowly moving average of the network, among a queue of keys of past batches.
 
   ShuffleBN: where the encoder has `norm_groups` > 1, queries are normalised in contiguous groups of rows (what each GPU of the
@@ -34,38 +38,25 @@ class MoCo(Method):
   keys of the first already).
   """
 
-  encoder: nn.Module  # [N, H, W, 3] -> {'pooled': [N, D]}
+  num_views: ClassVar[int] = 2
+
+  encoder: nn.Module  # [N, H, W, 3] -> Features
   head: nn.Module  # [N, D] -> [N, K], with `num_features`
   augment: RandomViews | TwoViews  # two views: query and key
   queue_size: int = 65536  # keys; a multiple of the batch (of two batches if symmetric)
   temperature: float = 0.2  # 0.07 in v1
   momentum: float | Ramp = 0.999
   symmetric: bool = False
-  microbatches: int = 1
+  image: Image = Image()
 
-  def __post_init__(self):
-    if self.augment.count != 2:
-      raise ValueError(f'MoCo compares two views: augment.count must be 2, not {self.augment.count}')
+  def __post_init__(self) -> None:
+    super().__post_init__()
     if self.temperature <= 0 or self.queue_size < 1:
       raise ValueError(f'temperature={self.temperature} and queue_size={self.queue_size} must be positive')
 
   @property
-  def modules(self):
-    return {'encoder': self.encoder, 'head': self.head}
-
-  @property
   def key_modules(self):
-    def shuffled(module):
-      return module.clone(norm_strided=True) if getattr(module, 'norm_groups', 1) > 1 else module
-
-    return {name: shuffled(module) for name, module in self.modules.items()}
-
-  def crops(self):
-    return self.augment.crops()
-
-  def views(self, rng, batch):
-    """[B, 2, S, S, 3]"""
-    return self.augment(rng, batch)
+    return {name: strided(module) for name, module in self.modules.items()}
 
   def init(self, rng, views):
     network_rng, queue_rng = jax.random.split(rng)
@@ -84,11 +75,9 @@ class MoCo(Method):
     stats, target_stats, queue = memory['stats'], memory['target_stats'], memory['queue']
     losses, keys = [], []
     for query, key in ((0, 1), (1, 0)) if self.symmetric else ((0, 1),):
-      q, stats = branch.apply(self.modules, params, stats, views[:, query], train=True, rng=rng, microbatches=self.microbatches)
-      k, target_stats = branch.apply(
-        self.key_modules, memory['target'], target_stats, views[:, key], train=True, rng=rng, microbatches=self.microbatches
-      )
-      keys.append(jax.lax.stop_gradient(unit(k['head'])))
+      q, stats = branch.apply(self.modules, params, stats, views[:, query], train=True, rng=rng)
+      k, target_stats = branch.apply(self.key_modules, memory['target'], target_stats, views[:, key], train=True, rng=rng)
+      keys.append(jax.lax.stop_gradient(l2_normalize(k['head'])))
       losses.append(info_nce_queue(q['head'], keys[-1], queue, self.temperature))
     pointer = memory['pointer']
     for rows in keys:  # ORDER MATTERS: the loss saw the queue as it was
@@ -98,6 +87,3 @@ class MoCo(Method):
 
   def after(self, params, memory, step):
     return params, {**memory, 'target': ema(memory['target'], params, at(self.momentum, step))}
-
-  def features(self, params, memory, batch):
-    return branch.features(self.modules, params, memory['stats'], self.augment.normalize(batch['image']))

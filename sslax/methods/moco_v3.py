@@ -1,22 +1,25 @@
 """MoCo v3. Chen, Xie & He 2021, https://arxiv.org/abs/2104.02057; official code: facebookresearch/moco-v3, moco/builder.py."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslax.inputs.image import Image
 from sslax.losses.contrastive import info_nce
 from sslax.losses.spread import embedding_std
-from sslax.method import Method, Output
+from sslax.method import Output
 from sslax.models import branch
+from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.schedules import Ramp, at
 from sslax.ops.tree import ema
 from sslax.ops.views import RandomViews, TwoViews
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCoV3(Method):
+class MoCoV3(JointEmbedding):
   """Predicted queries find the other view's key, by an averaged network, among the keys of the batch; both directions, no queue.
 
   L = 2 T (ctr(q1, k2) + ctr(q2, k1)), the factor as in the official code. The predictor has no average. For a ViT freeze the
@@ -24,17 +27,18 @@ class MoCoV3(Method):
   start, as in the official code, which moves it before the forward pass.
   """
 
-  encoder: nn.Module  # [N, H, W, 3] -> {'pooled': [N, D]}
+  num_views: ClassVar[int] = 2
+
+  encoder: nn.Module  # [N, H, W, 3] -> Features
   head: nn.Module  # projector, [N, D] -> [N, K]
   predictor: nn.Module  # [N, K] -> [N, K]
   augment: RandomViews | TwoViews
   temperature: float = 0.2  # 1.0 for ResNet-50
   momentum: float | Ramp = 0.99
-  microbatches: int = 1
+  image: Image = Image()
 
-  def __post_init__(self):
-    if self.augment.count != 2:
-      raise ValueError(f'MoCo v3 compares two views: augment.count must be 2, not {self.augment.count}')
+  def __post_init__(self) -> None:
+    super().__post_init__()
     if self.temperature <= 0:
       raise ValueError(f'temperature must be positive, not {self.temperature}')
 
@@ -46,13 +50,6 @@ class MoCoV3(Method):
   def modules(self):
     return {**self.target_modules, 'predictor': self.predictor}
 
-  def crops(self):
-    return self.augment.crops()
-
-  def views(self, rng, batch):
-    """[B, 2, S, S, 3]"""
-    return self.augment(rng, batch)
-
   def init(self, rng, views):
     params, stats = branch.init(self.modules, rng, views[:, 0])
     copy = lambda tree: {name: jax.tree.map(jnp.copy, tree[name]) for name in self.target_modules}
@@ -60,7 +57,7 @@ class MoCoV3(Method):
 
   def loss(self, params, memory, views, rng, step):
     del step
-    T, options = self.temperature, dict(train=True, rng=rng, microbatches=self.microbatches)
+    T, options = self.temperature, dict(train=True, rng=rng)
     (q1, q2), stats = branch.apply_each(self.modules, params, memory['stats'], views, **options)
     (k1, k2), target_stats = branch.apply_each(self.target_modules, memory['target'], memory['target_stats'], views, **options)
     loss = 2 * T * (info_nce(q1['predictor'], k2['head'], T) + info_nce(q2['predictor'], k1['head'], T))
@@ -70,6 +67,3 @@ class MoCoV3(Method):
   def after(self, params, memory, step):
     online = {name: params[name] for name in memory['target']}
     return params, {**memory, 'target': ema(memory['target'], online, at(self.momentum, step + 1))}
-
-  def features(self, params, memory, batch):
-    return branch.features(self.modules, params, memory['stats'], self.augment.normalize(batch['image']))

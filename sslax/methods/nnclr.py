@@ -2,52 +2,49 @@
 silent."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslax.inputs.image import Image
 from sslax.losses.contrastive import info_nce
 from sslax.losses.spread import embedding_std
-from sslax.method import Method, Output
+from sslax.method import Output
 from sslax.models import branch
+from sslax.models.joint_embedding import JointEmbedding
+from sslax.ops.normalize import l2_normalize
 from sslax.ops.ring import enqueue, random_units
-from sslax.ops.unit import unit
 from sslax.ops.views import RandomViews, TwoViews
 
 
 @dataclasses.dataclass(frozen=True)
-class NNCLR(Method):
+class NNCLR(JointEmbedding):
   """SimCLR whose positive is the nearest neighbour of the other view among projections of past batches.
 
   L = (ctr(nn(z1), p2) + ctr(nn(z2), p1)) / 2 (equation 4, both directions): the neighbour has to pick its prediction among those
   of the batch. The queue takes the projections of the first view.
   """
 
-  encoder: nn.Module  # [N, H, W, 3] -> {'pooled': [N, D]}
+  num_views: ClassVar[int] = 2
+
+  encoder: nn.Module  # [N, H, W, 3] -> Features
   head: nn.Module  # projector, [N, D] -> [N, K], with `num_features`
   predictor: nn.Module  # [N, K] -> [N, K]
   augment: RandomViews | TwoViews
   queue_size: int = 98304  # a multiple of the batch
   temperature: float = 0.1
-  microbatches: int = 1
+  image: Image = Image()
 
-  def __post_init__(self):
-    if self.augment.count != 2:
-      raise ValueError(f'NNCLR compares two views: augment.count must be 2, not {self.augment.count}')
+  def __post_init__(self) -> None:
+    super().__post_init__()
     if self.temperature <= 0 or self.queue_size < 1:
       raise ValueError(f'temperature={self.temperature} and queue_size={self.queue_size} must be positive')
 
   @property
   def modules(self):
     return {'encoder': self.encoder, 'head': self.head, 'predictor': self.predictor}
-
-  def crops(self):
-    return self.augment.crops()
-
-  def views(self, rng, batch):
-    """[B, 2, S, S, 3]"""
-    return self.augment(rng, batch)
 
   def init(self, rng, views):
     network_rng, queue_rng = jax.random.split(rng)
@@ -57,15 +54,10 @@ class NNCLR(Method):
 
   def loss(self, params, memory, views, rng, step):
     del step
-    outs, stats = branch.apply_each(
-      self.modules, params, memory['stats'], views, train=True, rng=rng, microbatches=self.microbatches
-    )
-    z1, z2 = (jax.lax.stop_gradient(unit(out['head'])) for out in outs)
+    outs, stats = self.encode_each(params, memory['stats'], views, rng)
+    z1, z2 = (jax.lax.stop_gradient(l2_normalize(out['head'])) for out in outs)
     p1, p2 = (out['predictor'] for out in outs)
     nearest = lambda z: memory['queue'][jnp.argmax(z @ memory['queue'].T, axis=1)]
     loss = (info_nce(nearest(z1), p2, self.temperature) + info_nce(nearest(z2), p1, self.temperature)) / 2
     queue, pointer = enqueue(memory['queue'], memory['pointer'], z1)
     return loss, Output({'stats': stats, 'queue': queue, 'pointer': pointer}, {'embedding_std': embedding_std(z1)})
-
-  def features(self, params, memory, batch):
-    return branch.features(self.modules, params, memory['stats'], self.augment.normalize(batch['image']))

@@ -1,14 +1,17 @@
 """SimMIM. Xie et al. 2022, https://arxiv.org/abs/2111.09886; official code: microsoft/SimMIM, models/simmim.py."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslax.inputs.image import Image
 from sslax.losses.reconstruction import masked_l1
-from sslax.method import Crop, Method, Output
+from sslax.method import Output
 from sslax.models import branch, net
+from sslax.models.joint_embedding import FromViews
 from sslax.models.mlp import MLP
 from sslax.models.vit import ViT
 from sslax.ops.masks import draw_noise, enlarge, from_noise
@@ -17,7 +20,7 @@ from sslax.ops.views import RandomViews
 
 
 @dataclasses.dataclass(frozen=True)
-class SimMIM(Method):
+class SimMIM(FromViews):
   """The encoder sees every place, with a learnt token where patches were removed; a linear layer predicts their pixels.
 
   Whole units of `mask_unit` pixels are removed. The official head is a 1x1 convolution and a PixelShuffle: this one, with the
@@ -25,32 +28,26 @@ class SimMIM(Method):
   the network, unlike MAE's with norm_pix, must find out itself.
   """
 
+  num_views: ClassVar[int] = 1
+
   encoder: ViT
   augment: RandomViews
   mask_ratio: float = 0.6  # of the units are removed, rounded up
   mask_unit: int = 32  # pixels, square
-  microbatches: int = 1  # of the encoder; see net.apply
+  image: Image = Image()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
+    super().__post_init__()
     if not 0 < self.mask_ratio <= 1:
       raise ValueError(f'mask_ratio must be in (0, 1], not {self.mask_ratio}')
     if self.mask_unit < 1 or self.mask_unit % self.encoder.patch:
       raise ValueError(f'mask_unit={self.mask_unit} must be a multiple of encoder.patch={self.encoder.patch}')
-    if self.augment.count != 1:
-      raise ValueError(f'one view of each image is masked: augment.count must be 1, not {self.augment.count}')
     if self.augment.size % self.mask_unit:
       raise ValueError(f'augment.size={self.augment.size} is no multiple of mask_unit={self.mask_unit}')
 
   @property
   def head(self) -> MLP:
     return MLP(features=(3 * self.encoder.patch**2,))
-
-  def crops(self) -> tuple[Crop, ...]:
-    return self.augment.crops()
-
-  def views(self, rng, batch):
-    """[B, 1, S, S, 3]"""
-    return self.augment(rng, batch)
 
   def draw(self, rng: jax.Array, image: jax.Array) -> jax.Array:
     """[B, T] bool, 1 = removed, for images [B, H, W, 3]."""
@@ -62,7 +59,7 @@ class SimMIM(Method):
 
   def init(self, rng, views):
     encoder_rng, head_rng, token_rng = jax.random.split(rng, 3)
-    x = branch.rows(views)
+    x = branch.flatten_views(views)
     encoder, _ = net.init(self.encoder, encoder_rng, x)
     head, _ = net.init(self.head, head_rng, jnp.zeros((1, 1, self.encoder.num_features)))
     mask_token = nn.initializers.truncated_normal(0.02)(token_rng, (1, 1, self.encoder.num_features))
@@ -74,30 +71,25 @@ class SimMIM(Method):
     def filled(vit, x, masked, train):
       return vit.encode(vit.embed(x, masked, params['mask_token'][0, 0]), train)
 
-    options = dict(train=train, rng=rng, microbatches=self.microbatches if train else 1)
+    options = dict(train=train, rng=rng)
     out, _ = net.apply(self.encoder, params['encoder'], {}, x, masked, method=filled, **options)
-    tokens = out['tokens'][:, int(self.encoder.class_token) :]
-    return net.apply(self.head, params['head'], {}, tokens, train=train)[0]
+    tokens = out.tokens[:, int(self.encoder.class_token) :]
+    return net.apply(self.head, params['head'], {}, tokens, train=train, whole=True)[0]
 
   def loss(self, params, memory, views, rng, step):
     del step
     mask_rng, rng = jax.random.split(rng)
-    x = branch.rows(views)
+    x = branch.flatten_views(views)
     masked = self.draw(mask_rng, x)
     target = patchify(x, self.encoder.patch)
     mean = jnp.broadcast_to(target.mean(-1, keepdims=True), target.shape)
     metrics = {'baseline_loss': masked_l1(mean, target, masked)}
     return masked_l1(self.predict(params, x, masked, train=True, rng=rng), target, masked), Output(memory, metrics)
 
-  def features(self, params, memory, batch):
-    del memory
-    out, _ = net.apply(self.encoder, params['encoder'], {}, self.augment.normalize(batch['image']), train=False)
-    return out
-
   def pictures(self, params, memory, batch, rng):
     """Reconstructions of whole images."""
     del memory
-    x = self.augment.normalize(batch['image'])
+    x = self.normalized(batch)
     masked = self.draw(rng, x)
     prediction = self.predict(params, x, masked, train=False)
     return reconstruction(x, prediction, masked, self.encoder.patch, self.augment.mean, self.augment.std)

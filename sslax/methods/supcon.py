@@ -8,15 +8,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sslax.errors import UserError
+from sslax.inputs.image import Image
 from sslax.losses.contrastive import supcon
 from sslax.losses.spread import embedding_std
-from sslax.method import Method, Output
-from sslax.models import branch
+from sslax.method import Output
+from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.views import RandomViews, TwoViews
 
 
 @dataclasses.dataclass(frozen=True)
-class SupCon(Method):
+class SupCon(JointEmbedding):
   """All views of images with the same label attract each other. The one method here that learns from labels.
 
   The loss is equation 2 (L_out) as the paper writes it, without the official code's constant factor temperature / 0.07: there a
@@ -25,25 +26,18 @@ class SupCon(Method):
 
   uses_labels: ClassVar[bool] = True
 
-  encoder: nn.Module  # [N, H, W, 3] -> {'pooled': [N, D]}
+  encoder: nn.Module  # [N, H, W, 3] -> Features
   head: nn.Module  # [N, D] -> [N, K]
   augment: RandomViews | TwoViews
   temperature: float = 0.1
   variant: str = 'out'
-  microbatches: int = 1
+  image: Image = Image()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.temperature <= 0:
       raise ValueError(f'temperature must be positive, not {self.temperature}')
     if self.variant not in ('out', 'in'):
       raise ValueError(f"variant={self.variant!r} is neither 'out' nor 'in'")
-
-  @property
-  def modules(self):
-    return {'encoder': self.encoder, 'head': self.head}
-
-  def crops(self):
-    return self.augment.crops()
 
   def views(self, rng, batch):
     """{'views': [B, V, S, S, 3], 'label': [B]}"""
@@ -52,17 +46,11 @@ class SupCon(Method):
     return {'views': self.augment(rng, batch), 'label': batch['label']}
 
   def init(self, rng, views):
-    params, stats = branch.init(self.modules, rng, branch.rows(views['views']))
-    return params, {'stats': stats}
+    return super().init(rng, views['views'])
 
   def loss(self, params, memory, views, rng, step):
     del step
-    out, stats = branch.apply(
-      self.modules, params, memory['stats'], branch.rows(views['views']), train=True, rng=rng, microbatches=self.microbatches
-    )
+    out, stats = self.encode(params, memory['stats'], views['views'], rng)
     z, label = out['head'], jnp.repeat(views['label'], views['views'].shape[1])  # interleaved, like the rows
     loss = supcon(z, label, self.temperature, self.variant)
     return loss, Output({'stats': stats}, {'embedding_std': embedding_std(z)})
-
-  def features(self, params, memory, batch):
-    return branch.features(self.modules, params, memory['stats'], self.augment.normalize(batch['image']))

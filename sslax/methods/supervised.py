@@ -11,15 +11,17 @@ import jax
 import jax.numpy as jnp
 
 from sslax.errors import UserError
-from sslax.method import Crop, Method, Output
+from sslax.inputs.image import Image
+from sslax.method import Output
 from sslax.models import branch, net
+from sslax.models.joint_embedding import JointEmbedding
 from sslax.models.mlp import MLP, Identity
 from sslax.ops.mix import mix
 from sslax.ops.views import RandomViews
 
 
 @dataclasses.dataclass(frozen=True)
-class Supervised(Method):
+class Supervised(JointEmbedding):
   """Cross-entropy of the classifier's softmax with the label, smoothed and mixed where asked (timm's Mixup).
 
   Rows without a label (-1) have no loss, but batch normalisation sees them.
@@ -29,8 +31,9 @@ class Supervised(Method):
   """
 
   uses_labels: ClassVar[bool] = True
+  num_views: ClassVar[int] = 1
 
-  encoder: nn.Module  # [N, H, W, 3] -> {'pooled': [N, D]}
+  encoder: nn.Module  # [N, H, W, 3] -> Features
   classifier: MLP  # -> [N, C] logits
   augment: RandomViews  # one view of each image
   neck: nn.Module = Identity()  # between the two; SimCLR v2 fine-tunes from the first layer of the head
@@ -38,27 +41,23 @@ class Supervised(Method):
   mixup: float = 0.0  # alpha; see ops/mix.py
   cutmix: float = 0.0  # alpha
   freeze_encoder: bool = False
-  microbatches: int = 1  # of the encoder; see net.apply
+  image: Image = Image()
 
-  def __post_init__(self):
-    if self.augment.count != 1:
-      raise ValueError(f'one view of each image is classified: augment.count must be 1, not {self.augment.count}')
+  def __post_init__(self) -> None:
+    super().__post_init__()
     if not 0 <= self.label_smoothing < 1:
       raise ValueError(f'label_smoothing must be in [0, 1), not {self.label_smoothing}')
     if self.mixup < 0 or self.cutmix < 0:
       raise ValueError(f'mixup={self.mixup} and cutmix={self.cutmix} must not be negative')
 
   @property
-  def num_classes(self) -> int:
+  def label_classes(self) -> int:
     return self.classifier.num_features
 
   @property
   def modules(self):
     neck = {} if isinstance(self.neck, Identity) else {'neck': self.neck}
     return {'encoder': self.encoder, **neck, 'classifier': self.classifier}
-
-  def crops(self) -> tuple[Crop, ...]:
-    return self.augment.crops()
 
   def views(self, rng, batch):
     """{'image': [B, 1, S, S, 3], 'label': [B]}"""
@@ -67,13 +66,12 @@ class Supervised(Method):
     return {'image': self.augment(rng, batch), 'label': batch['label']}
 
   def init(self, rng, views):
-    params, stats = branch.init(self.modules, rng, branch.rows(views['image']))
-    return params, {'stats': stats}
+    return super().init(rng, views['image'])
 
   def loss(self, params, memory, views, rng, step):
     del step
     mix_rng, rng = jax.random.split(rng)
-    x, y = branch.rows(views['image']), self.targets(views['label'])
+    x, y = branch.flatten_views(views['image']), self.targets(views['label'])
     if self.mixup or self.cutmix:
       x, y = mix(mix_rng, x, y, self.mixup, self.cutmix)
     logits, stats = self._logits(params, memory['stats'], x, rng)
@@ -84,21 +82,20 @@ class Supervised(Method):
 
   def targets(self, label: jax.Array) -> jax.Array:
     """[B] -> [B, C] probabilities; 0 for rows without a label."""
-    y = jax.nn.one_hot(label, self.num_classes)
-    y = (1 - self.label_smoothing) * y + self.label_smoothing / self.num_classes
+    y = jax.nn.one_hot(label, self.label_classes)
+    y = (1 - self.label_smoothing) * y + self.label_smoothing / self.label_classes
     return jnp.where(label[:, None] >= 0, y, 0.0)
 
   def _logits(self, params, stats, x, rng):
     """([N, C], stats) in training mode; a frozen encoder stays in evaluation mode."""
-    options = {'rng': rng, 'microbatches': self.microbatches}
     if not self.freeze_encoder:
-      out, stats = branch.apply(self.modules, params, stats, x, train=True, **options)
+      out, stats = branch.apply(self.modules, params, stats, x, train=True, rng=rng)
       return out['classifier'], stats
-    out, _ = net.apply(self.encoder, params['encoder'], stats['encoder'], x, train=False, **options)
+    out, _ = net.apply(self.encoder, params['encoder'], stats['encoder'], x, train=False, rng=rng)
     rest = {name: module for name, module in self.modules.items() if name != 'encoder'}
-    out, stats = branch.apply(rest, params, stats, jax.lax.stop_gradient(out['pooled']), train=True, rng=rng)
+    out, stats = branch.apply(rest, params, stats, jax.lax.stop_gradient(out.pooled), train=True, rng=rng, whole=True)
     return out['classifier'], stats
 
   def features(self, params, memory, batch):
-    out, _ = branch.apply(self.modules, params, memory['stats'], self.augment.normalize(batch['image']), train=False)
-    return {**out['encoder'], 'logits': out['classifier']}
+    out, _ = branch.apply(self.modules, params, memory['stats'], self.normalized(batch), train=False)
+    return dataclasses.replace(out['encoder'], logits=out['classifier'])

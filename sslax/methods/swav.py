@@ -6,10 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslax.inputs.image import Image
 from sslax.losses.clustering import swapped_prediction
 from sslax.losses.spread import assignment_information, embedding_std
-from sslax.method import Method, Output
+from sslax.method import Output
 from sslax.models import branch
+from sslax.models.joint_embedding import JointEmbedding
 from sslax.models.prototypes import Prototypes
 from sslax.ops.ring import enqueue, random_units
 from sslax.ops.schedules import Ramp, at
@@ -19,14 +21,14 @@ from sslax.ops.views import MultiCrop
 
 
 @dataclasses.dataclass(frozen=True)
-class SwAV(Method):
+class SwAV(JointEmbedding):
   """Each view predicts which prototypes another view is assigned to; a balanced assignment (Sinkhorn-Knopp) of the batch.
 
   Only the large crops are assigned. Prototypes have unit length after every step, without gradient. For small batches a queue of
   the last projections of each large crop takes part in the assignment from `queue_from` on, once it has been filled.
   """
 
-  encoder: nn.Module  # [N, H, W, 3] -> {'pooled': [N, D]}
+  encoder: nn.Module  # [N, H, W, 3] -> Features
   head: nn.Module  # [N, D] -> [N, K], with `num_features`
   prototypes: Prototypes
   augment: MultiCrop
@@ -36,9 +38,9 @@ class SwAV(Method):
   queue_size: int = 0  # rows for each large crop, a multiple of the batch; 3840 in the official small-batch run; 0: none
   queue_from: Ramp = Ramp(0.0, 1.0, 'step', '15 epochs')
   train_prototypes: Ramp = Ramp(0.0, 1.0, 'step', '313 steps')  # no gradient into the prototypes until then
-  microbatches: int = 1
+  image: Image = Image()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.temperature <= 0 or self.epsilon <= 0 or self.queue_size < 0:
       raise ValueError(f'temperature={self.temperature}, epsilon={self.epsilon}, queue_size={self.queue_size} must be positive')
     if self.augment.count < 2:
@@ -48,16 +50,9 @@ class SwAV(Method):
   def modules(self):
     return {'encoder': self.encoder, 'head': self.head, 'prototypes': self.prototypes}
 
-  def crops(self):
-    return self.augment.crops()
-
-  def views(self, rng, batch):
-    """([B, A, S, S, 3] large, [B, L, s, s, 3] small)"""
-    return self.augment(rng, batch)
-
   def init(self, rng, views):
     network_rng, queue_rng = jax.random.split(rng)
-    params, stats = branch.init(self.modules, network_rng, branch.rows(views[0]))
+    params, stats = branch.init(self.modules, network_rng, branch.flatten_views(views[0]))
     memory = {'stats': stats}
     if self.queue_size:
       for a in range(self.augment.large.count):
@@ -74,9 +69,8 @@ class SwAV(Method):
       views,
       train=True,
       rng=rng,
-      microbatches=self.microbatches,
     )
-    scores, z = jnp.unstack(outs['prototypes']['pooled'], axis=1), outs['prototypes']['unit']
+    scores, z = jnp.unstack(outs['prototypes'].scores, axis=1), outs['prototypes'].unit
     kernel = jax.lax.stop_gradient(params['prototypes']['kernel'])
     memory, codes = {**memory, 'stats': stats}, []
     for a in range(self.augment.large.count):
@@ -104,6 +98,3 @@ class SwAV(Method):
   def _unit_prototypes(self, params):
     kernel = params['prototypes']['kernel']
     return {**params, 'prototypes': {'kernel': kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)}}
-
-  def features(self, params, memory, batch):
-    return branch.features(self.modules, params, memory['stats'], self.augment.normalize(batch['image']))

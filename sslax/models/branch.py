@@ -1,6 +1,6 @@
 """A branch of a joint-embedding method: modules applied one after the other, {'encoder': ..., 'head': ..., 'predictor': ...}.
 
-Parameters and statistics are dicts with the same keys. A module that returns a dict hands on its 'pooled' entry.
+Parameters and statistics are dicts with the same keys. A module that returns `Features` hands on its `pooled`.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslax.method import Features
 from sslax.models import net
 
 PyTree = Any
@@ -33,14 +34,14 @@ def apply(
   *,
   train: bool,
   rng: jax.Array | None = None,
-  microbatches: int = 1,
+  whole: bool = False,
 ) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
   """(outputs of every module by name, stats) for inputs `x` [N, ...].
 
   Args:
     params, stats: may hold more than `modules` names; `stats` comes back with the same keys.
     rng: for drop path and the like.
-    microbatches: of the first module, the encoder; the heads see all N rows. See `net.apply`.
+    whole: the first module, too, sees all N rows at once; otherwise it runs in the step's microbatches, see `net.apply`.
   """
   outs, stats = {}, dict(stats)
   for i, (name, module) in enumerate(modules.items()):
@@ -51,13 +52,15 @@ def apply(
       x,
       train=train,
       rng=None if rng is None else jax.random.fold_in(rng, i),
-      microbatches=microbatches if i == 0 else 1,
+      whole=whole or i > 0,
     )
     outs[name], x = out, _pooled(out)
   return outs, stats
 
 
-def apply_each(modules, params, stats, views, *, train, rng=None, microbatches=1) -> tuple[list[dict[str, PyTree]], PyTree]:
+def apply_each(
+  modules: Branch, params: PyTree, stats: PyTree, views: jax.Array, *, train: bool, rng: jax.Array | None = None
+) -> tuple[list[dict[str, PyTree]], PyTree]:
   """`apply` to each view of [B, V, H, W, C] in turn, as the official codes of BYOL and its kin do: (V outputs, stats).
 
   Batch statistics are those of one view; running ones move V times.
@@ -65,12 +68,20 @@ def apply_each(modules, params, stats, views, *, train, rng=None, microbatches=1
   outs = []
   for v in range(views.shape[1]):
     key = None if rng is None else jax.random.fold_in(rng, v)
-    out, stats = apply(modules, params, stats, views[:, v], train=train, rng=key, microbatches=microbatches)
+    out, stats = apply(modules, params, stats, views[:, v], train=train, rng=key)
     outs.append(out)
   return outs, stats
 
 
-def apply_crops(modules, params, stats, groups, *, train, rng=None, microbatches=1) -> tuple[dict[str, jax.Array], PyTree]:
+def apply_crops(
+  modules: Branch,
+  params: PyTree,
+  stats: PyTree,
+  groups: tuple[jax.Array, ...],
+  *,
+  train: bool,
+  rng: jax.Array | None = None,
+) -> tuple[dict[str, PyTree], PyTree]:
   """Multi-crop as in the official codes of SwAV and DINO: the encoder sees all crops of one size together, heads those of all.
 
   Args:
@@ -85,23 +96,17 @@ def apply_crops(modules, params, stats, groups, *, train, rng=None, microbatches
   pooled = []
   for g, views in enumerate(groups):
     key = None if rng is None else jax.random.fold_in(rng, g)
-    out, stats = apply(encoder, params, stats, rows(views), train=train, rng=key, microbatches=microbatches)
-    pooled.append(out['encoder']['pooled'].reshape(*views.shape[:2], -1))
+    out, stats = apply(encoder, params, stats, flatten_views(views), train=train, rng=key)
+    pooled.append(out['encoder'].pooled.reshape(*views.shape[:2], -1))
   pooled = jnp.concatenate(pooled, axis=1)
-  outs, stats = apply(heads, params, stats, rows(pooled), train=train, rng=rng)
+  outs, stats = apply(heads, params, stats, flatten_views(pooled), train=train, rng=rng, whole=True)
   return {'encoder': pooled, **jax.tree.map(lambda out: out.reshape(*pooled.shape[:2], -1), outs)}, stats
 
 
-def rows(views: jax.Array) -> jax.Array:
+def flatten_views(views: jax.Array) -> jax.Array:
   """[B, V, ...] -> [B*V, ...], interleaved: no row leaves its chip, and of two views the positive of row i is i ^ 1."""
   return views.reshape(-1, *views.shape[2:])
 
 
-def features(modules: Branch, params: PyTree, stats: PyTree, image: jax.Array) -> dict[str, jax.Array]:
-  """What the encoder says of normalised images [B, H, W, C] in evaluation mode."""
-  out, _ = net.apply(modules['encoder'], params['encoder'], stats['encoder'], image, train=False)
-  return out
-
-
 def _pooled(out):
-  return out['pooled'] if isinstance(out, dict) else out
+  return out.pooled if isinstance(out, Features) else out

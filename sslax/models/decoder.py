@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslax.models.norm import one_of
-from sslax.models.vit import REMAT, make_blocks, run_blocks, sincos, xavier
+from sslax.models.positions import sincos
+from sslax.models.transformer import REMAT, make_blocks, run_blocks, xavier
 
 
 class Decoder(nn.Module):

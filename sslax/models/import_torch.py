@@ -13,7 +13,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from sslax.errors import UserError
-from sslax.models.vit import sincos
+from sslax.models.positions import sincos
 
 PyTree = Any
 

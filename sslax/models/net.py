@@ -3,14 +3,14 @@
 `stats` holds running statistics (BatchNorm); it is {} for networks without them. Methods keep it in their memory.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from sslax.ops import fsdp, tree
+from sslax.errors import UserError
+from sslax.ops import fsdp, microbatches, tree
 
 PyTree = Any
 
@@ -30,7 +30,7 @@ def apply(
   *inputs: PyTree,
   train: bool,
   rng: jax.Array | None = None,
-  microbatches: int = 1,
+  whole: bool = False,
   method: str | Callable | None = None,
 ) -> tuple[PyTree, PyTree]:
   """(out, stats) of `module` on `inputs` (arrays [B, ...], batch first).
@@ -38,15 +38,16 @@ def apply(
   Args:
     train: batch statistics, dropout and drop path on; `stats` is then returned moved, otherwise as it came.
     rng: needed when the module has dropout or drop path and `train`.
-    microbatches: n > 1 runs B/n rows at a time under `lax.scan(jax.checkpoint)`. Reverse mode through it is GradCache (Gao et
-      al. 2021, https://arxiv.org/abs/2101.06983): the loss still sees all B rows, the activations of B/n are alive at a time.
-      Exact for networks without BatchNorm; with it, each microbatch has its own statistics (ghost BatchNorm) and `stats` moves
-      n times.
+    whole: all rows at once, whatever the step says: heads, whose BatchNorm sees all rows. Otherwise, where the step that is being
+      traced runs in n > 1 microbatches (`jit_step`), B/n rows at a time under `lax.scan(jax.checkpoint)`. Reverse mode through it
+      is GradCache (Gao et al. 2021, https://arxiv.org/abs/2101.06983): the loss still sees all B rows, the activations of B/n are
+      alive at a time. Exact for networks without BatchNorm; with it, each microbatch has its own statistics (ghost BatchNorm) and
+      `stats` moves n times.
     method: what to call instead of the module itself: the name of a method with an argument `train`, or a function
       (module, *inputs, train) -> out that calls several. It may close over arrays without a batch axis, a mask token say.
 
   Raises:
-    ValueError: B is not a multiple of `microbatches`.
+    UserError: B is not a multiple of the number of microbatches.
   """
 
   def once(stats, rng, *inputs):
@@ -57,20 +58,22 @@ def apply(
       return out, new['batch_stats']
     return module.apply(variables, *inputs, train=train, rngs=rngs, method=method), stats
 
-  if microbatches == 1:
+  n = 1 if whole else microbatches.count()
+  if n == 1:
     return once(stats, rng, *inputs)
+  microbatches.note_use()
   rows = jax.tree.leaves(inputs)[0].shape[0]
-  if rows % microbatches:
-    raise ValueError(f'{rows} rows do not divide into microbatches={microbatches}')
+  if rows % n:
+    raise UserError(f'{rows} rows do not divide into config.microbatches={n}')
 
   # Strided microbatches: row i goes to microbatch i % n, so that the sharded axis stays in front and no pixel changes its chip.
   def split(x):
-    return x.reshape(rows // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1)
+    return x.reshape(rows // n, n, *x.shape[1:]).swapaxes(0, 1)
 
   def join(x):
     return x.swapaxes(0, 1).reshape(rows, *x.shape[2:])
 
-  rngs = None if rng is None else jax.random.split(rng, microbatches)
+  rngs = None if rng is None else jax.random.split(rng, n)
 
   def body(stats, part):
     rng, inputs = part
@@ -101,8 +104,3 @@ def watched(function: Callable, *args: PyTree, method: str) -> tuple[PyTree, lis
   with nn.intercept_methods(note):
     out = function(*args)
   return out, calls
-
-
-def count(params: PyTree) -> int:
-  """The number of scalars in a tree."""
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,5 +1,7 @@
 """Batch normalisation with PyTorch's running statistics and with groups of rows. Flax's own keeps the biased variance."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
@@ -82,3 +84,9 @@ def one_of(field: str, value, known) -> None:
   """Raises ValueError unless `value` is in `known`; for the fields of modules."""
   if value not in known:
     raise ValueError(f'{field}={value!r} is none of {", ".join(map(repr, known))}')
+
+
+def strided(module: nn.Module) -> nn.Module:
+  """The network with its BatchNorm in strided groups of rows, where it has groups (see `BatchNorm`); the same one otherwise."""
+  groups = {f.name for f in dataclasses.fields(module)} >= {'norm_groups', 'norm_strided'} and module.norm_groups > 1
+  return module.clone(norm_strided=True) if groups else module

@@ -1,14 +1,24 @@
 """Prototypes: the last, linear layer of SwAV and DINO, on unit rows."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sslax.models.mlp import initializers
-from sslax.ops.unit import unit
+from sslax.ops.normalize import l2_normalize
+
+
+class Assigned(NamedTuple):
+  """Rows and what they have in common with each prototype."""
+
+  unit: jax.Array  # [N, D] rows of length 1
+  scores: jax.Array  # [N, K]
 
 
 class Prototypes(nn.Module):
-  """[N, D] -> {'unit': [N, D], 'pooled': [N, count]}: unit rows, and their products with the prototypes; float32.
+  """[N, D] -> Assigned: unit rows, and their products with the prototypes; float32.
 
   Args:
     count: prototypes, K.
@@ -34,11 +44,11 @@ class Prototypes(nn.Module):
   @nn.compact
   def __call__(self, x, train: bool):
     del train
-    z = unit(x)
+    z = l2_normalize(x)
     kernel = self.param('kernel', initializers(self.kernel_init, x.shape[-1])[0], (x.shape[-1], self.count))
     if self.weight_norm:
       kernel = kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)
     scores = z @ kernel
     if self.learn_scale:
       scores = scores * self.param('scale', nn.initializers.ones, (self.count,))[None]
-    return {'unit': z, 'pooled': scores}
+    return Assigned(z, scores)

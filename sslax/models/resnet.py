@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslax.method import Features
 from sslax.models.norm import BatchNorm, one_of
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -70,7 +71,7 @@ class SelectiveKernel(nn.Module):
 
 
 class ResNet(nn.Module):
-  """ResNet-18 to -152 without the classifier: images [B, H, W, C] -> {'pooled': [B, D], 'map': [B, h, w, D]}, both float32.
+  """ResNet-18 to -152 without the classifier: images [B, H, W, C] -> Features, 'pooled' [B, D] and 'tokens' [B, h, w, D].
 
   Follows torchvision: the stride in the 3x3 convolution, explicit padding (7x7: 3, 3x3: 1, max pool: 1), convolutions without
   bias drawn from He's normal with fan-out. SimCLR's official code draws them from a truncated normal with fan-in and gain 1.
@@ -134,7 +135,7 @@ class ResNet(nn.Module):
     return max(1, round(self.base * self.width))
 
   @nn.compact
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> Features:
     norm = {'groups': self.norm_groups, 'strided': self.norm_strided, 'dtype': self.dtype}
     x = x.astype(self.dtype)
     kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
@@ -161,7 +162,8 @@ class ResNet(nn.Module):
           name=f'layer{s + 1}_{b}',
         )(x, train)
     x = x.astype(jnp.float32)
-    return {'pooled': x.mean((1, 2)), 'map': x}
+    stride = (4 if self.stem == 'imagenet' else 1) * 2 ** (len(self.stages or STAGES[self.depth]) - 1)
+    return Features(pooled=x.mean((1, 2)), tokens=x, stride=(stride, stride))
 
 
 def conv(filters: int, kernel: int, stride: int, dtype: str, name: str) -> nn.Conv:

@@ -4,13 +4,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sslax.method import Features
 from sslax.models.mlp import initializers
 from sslax.models.norm import BatchNorm, one_of
 from sslax.models.resnet import conv
 
 
 class ModifiedResNet(nn.Module):
-  """Images [B, H, W, C] -> {'pooled': [B, embed], 'map': [B, h, w, 32 base]}, both float32.
+  """Images [B, H, W, C] -> Features, 'pooled' [B, embed] and 'tokens' [B, h, w, 32 base], float32.
 
   Three 3x3 convolutions and an average pool instead of the 7x7 and the max pool; average pools before convolutions of stride 1
   instead of strides; attention instead of the mean over places, which ends in the joint space: no head follows. Convolutions are
@@ -51,7 +52,7 @@ class ModifiedResNet(nn.Module):
     return self.embed
 
   @nn.compact
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> Features:
     x = x.astype(self.dtype)
     for i, filters in enumerate((self.base // 2, self.base // 2, self.base), 1):
       x = conv(filters, 3, 2 if i == 1 else 1, self.dtype, f'conv{i}')(x)
@@ -59,10 +60,12 @@ class ModifiedResNet(nn.Module):
     x = _average(x, 2)
     for s, blocks in enumerate(self.stages):
       for b in range(blocks):
-        stride = 2 if s > 0 and b == 0 else 1
-        x = Bottleneck(self.base * 2**s, stride, self.zero_init_residual, self.dtype, name=f'layer{s + 1}_{b}')(x, train)
+        x = Bottleneck(
+          self.base * 2**s, 2 if s > 0 and b == 0 else 1, self.zero_init_residual, self.dtype, name=f'layer{s + 1}_{b}'
+        )(x, train)
+    stride = 2 ** (len(self.stages) + 1)  # of the stem 4
     pooled = AttentionPool(self.embed, self.heads or self.base // 2, self.dtype, name='attnpool')(x)
-    return {'pooled': pooled.astype(jnp.float32), 'map': x.astype(jnp.float32)}
+    return Features(pooled=pooled.astype(jnp.float32), tokens=x.astype(jnp.float32), stride=(stride, stride))
 
 
 class Bottleneck(nn.Module):

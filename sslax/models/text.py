@@ -6,12 +6,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from sslax.method import Features
 from sslax.models.norm import one_of
-from sslax.models.vit import REMAT, make_blocks, run_blocks
+from sslax.models.transformer import REMAT, make_blocks, run_blocks
 
 
 class TextTransformer(nn.Module):
-  """Token ids [B, L] int -> {'pooled': [B, D], 'tokens': [B, L, D] after the final norm}, both float32.
+  """Token ids [B, L] int -> Features, 'pooled' [B, D] and 'tokens' [B, L, D] after the final norm, float32.
 
   Ids are padded with 0 after the end token, which has the largest id of the vocabulary: hence the first position of a row's
   largest id is its end. Rows may be shorter than `length`, never longer. In an encoder that sees both ways nobody attends to what
@@ -27,8 +28,8 @@ class TextTransformer(nn.Module):
     mlp_ratio: hidden size of the MLP over width.
     activation: 'gelu' (exact) or 'quick_gelu' (OpenAI's weights).
     eps: of the layer norms.
-    weight_init: 'clip' = tokens N(0, 0.02), positions N(0, 0.01), the rest in `vit.block_initializers`; 'mae' = dense Xavier
-      uniform, tokens and positions with variance 1/D (big_vision).
+    weight_init: 'clip' = tokens N(0, 0.02), positions N(0, 0.01), the rest in `transformer.block_initializers`; 'mae' = dense
+      Xavier uniform, tokens and positions with variance 1/D (big_vision).
     scan, remat, attention, dtype: as in ViT.
   """
 
@@ -92,4 +93,4 @@ class TextTransformer(nn.Module):
       pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
     else:
       pooled = x[:, 0 if self.pool == 'cls' else -1]
-    return {'pooled': pooled, 'tokens': x}
+    return Features(pooled=pooled, tokens=x, stride=(1,))

@@ -1,26 +1,33 @@
 """Vision transformer (Dosovitskiy et al. 2021) as timm builds it, open between patches and encoder: MAE drops tokens there."""
 
-import functools
-import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslax.models.mlp import initializers, symmetric_uniform
+from sslax.method import Features
+from sslax.models.mlp import initializers
 from sslax.models.norm import one_of
-from sslax.ops import fsdp
+from sslax.models.positions import sincos
+from sslax.models.transformer import REMAT, layer, run_blocks, xavier
 
 VARIANTS = {'Ti': (192, 12, 3), 'S': (384, 12, 6), 'B': (768, 12, 12), 'L': (1024, 24, 16), 'H': (1280, 32, 16)}
 POSITIONS = ('learnt', 'sincos_mae', 'sincos_moco')
-REMAT = {'none': None, 'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}  # what is kept
+
+
+class Encoded(NamedTuple):
+  """What the encoder makes of tokens."""
+
+  pooled: jax.Array  # [B, D]
+  tokens: jax.Array  # [B, T, D] after the final norm, the class token first where there is one
 
 
 class ViT(nn.Module):
-  """Images [B, H, W, C] -> {'pooled': [B, D], 'tokens': [B, T, D] after the final norm}, both float32. T counts the class token.
+  """Images [B, H, W, C] -> Features, 'pooled' [B, D] and 'tokens' [B, h, w, D] after the final norm, float32.
 
-  `__call__` is `encode(embed(x), train)`; the first token is the class token where there is one. Drop path draws from the
+  `__call__` is `encode(embed(x), train)` without the class token, which is the first where there is one. Drop path draws from the
   rng 'dropout'.
 
   Args:
@@ -131,10 +138,17 @@ class ViT(nn.Module):
     self.blocks = Layer(*sizes, *rest) if self.scan else [Layer(*sizes, *rest) for _ in range(depth)]
     self.norm = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False)
 
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> Features:
+    p, first = self.patch, int(self.class_token)
+    out = self.encode_images(x, train)
+    tokens = out.tokens[:, first:].reshape(len(x), x.shape[1] // p, x.shape[2] // p, -1)
+    return Features(pooled=out.pooled, tokens=tokens, stride=(p, p))
+
+  def encode_images(self, x: jax.Array, train: bool) -> Encoded:
+    """What `__call__` makes of images, with the class token and without the grid."""
     return self.encode(self.embed(x), train)
 
-  def embed(self, x, masked=None, mask_token=None):
+  def embed(self, x: jax.Array, masked: jax.Array | None = None, mask_token: jax.Array | None = None) -> jax.Array:
     """[B, H, W, C] -> patch tokens with positions [B, H/patch * W/patch, D], row by row, without the class token.
 
     Args:
@@ -142,8 +156,8 @@ class ViT(nn.Module):
     """
     return self.patches(x, masked, mask_token)
 
-  def encode(self, tokens, train: bool, valid=None):
-    """Any subset of embedded patches [B, K, D] -> what `__call__` returns, T = K + 1 (K without class token).
+  def encode(self, tokens: jax.Array, train: bool, valid: jax.Array | None = None) -> Encoded:
+    """Any subset of embedded patches [B, K, D] -> Encoded, T = K + 1 (K without class token).
 
     Args:
       valid: [B, K] bool, 0 = padding: no token attends to it, and its own output means nothing.
@@ -160,11 +174,11 @@ class ViT(nn.Module):
     x = run_blocks(self.blocks, x, train, rates, valid)
     x = self.norm(x).astype(jnp.float32)
     if self.pool == 'cls':
-      return {'pooled': x[:, 0], 'tokens': x}
+      return Encoded(x[:, 0], x)
     first = int(self.class_token)
     if valid is None:
-      return {'pooled': x[:, first:].mean(1), 'tokens': x}
-    return {'pooled': x[:, first:].mean(1, where=valid[:, 0, 0, first:, None]), 'tokens': x}
+      return Encoded(x[:, first:].mean(1), x)
+    return Encoded(x[:, first:].mean(1, where=valid[:, 0, 0, first:, None]), x)
 
 
 class Patches(nn.Module):
@@ -200,144 +214,3 @@ class Patches(nn.Module):
     else:
       table = sincos(h, w, D, self.positions)[None]
     return (x + table.astype(x.dtype)).reshape(B, h * w, D)
-
-
-class Block(nn.Module):
-  """Pre-norm transformer block: [B, T, D] -> [B, T, D]; `mask` as in `attend`."""
-
-  heads: int
-  hidden: int
-  drop: bool  # whether `rate` is looked at
-  layer_scale: float
-  qkv_bias: bool
-  eps: float
-  weight_init: str
-  attention: str
-  dtype: str
-  activation: str = 'gelu'
-  depth: int = 1  # blocks in the network, for weight_init='clip'
-
-  @nn.compact
-  def __call__(self, x, train: bool, rate, mask=None):
-    B, T, D = x.shape
-
-    def dense(features, name, init, bias=True):
-      return nn.Dense(features, bias, dtype=self.dtype, kernel_init=init, name=name)
-
-    def residual(x, y, name):
-      if self.layer_scale:
-        scale = self.param(name, nn.initializers.constant(self.layer_scale), (D,))
-        y = y * scale.astype(y.dtype)[None, None]
-      return x + (drop_path(self.make_rng('dropout'), y, rate) if self.drop and train else y)
-
-    init = block_initializers(self.weight_init, D, self.depth)
-    y = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm1')(x)
-    y = dense(3 * D, 'qkv', init['qkv'], self.qkv_bias)(y)
-    q, k, v = jnp.unstack(y.reshape(B, T, 3, self.heads, D // self.heads), axis=2)
-    y = self.attend(q, k, v, mask).reshape(B, T, D)
-    x = residual(x, dense(D, 'proj', init['proj'])(y), 'scale1')
-    y = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm2')(x)
-    y = activation(self.activation)(dense(self.hidden, 'fc1', init['fc1'])(y))
-    return residual(x, dense(D, 'fc2', init['fc2'])(y), 'scale2')
-
-  def attend(self, q, k, v, mask=None):
-    """[B, T, heads, D / heads] three times -> the same shape; a method of its own so that its arguments can be looked at.
-
-    Args:
-      mask: bool, broadcast to [B, heads, T, T]; 1 = the query (row) attends to the key (column).
-    """
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.attention)
-
-
-def layer(network: nn.Module) -> type[Block]:
-  """`Block` as a network with the fields `scan`, `remat` and `dtype` wants it, its weights gathered where they are split."""
-  Layer, remat, policy = Block, network.remat != 'none', REMAT[network.remat]
-  if fsdp.axis_size() > 1 and not network.is_initializing():
-    Layer = nn.map_variables(Block, 'params', functools.partial(fsdp.gather, dtype=network.dtype))
-    # The backward pass gathers again: whole weights of all layers, kept from the forward pass, would be what was to be saved.
-    remat, policy = True, policy if remat else fsdp.keep_all_but_gathered
-  # Inside scan the barrier that stops common-subexpression elimination is not needed, and costs.
-  return nn.remat(Layer, static_argnums=(2,), prevent_cse=not network.scan, policy=policy) if remat else Layer
-
-
-def make_blocks(network: nn.Module, *fields) -> nn.Module | list[nn.Module]:
-  """The blocks of a compact `network`, for `run_blocks`: 'blocks' where it scans, else 'blocks_0', 'blocks_1', ..."""
-  Layer = layer(network)
-  if network.scan:
-    return Layer(*fields, name='blocks')
-  return [Layer(*fields, name=f'blocks_{i}') for i in range(network.depth)]
-
-
-def run_blocks(blocks: nn.Module | list[nn.Module], x: jax.Array, train: bool, rates: np.ndarray, mask=None) -> jax.Array:
-  """[B, T, D] -> [B, T, D] through all blocks.
-
-  Args:
-    blocks: one for each layer, or one for all, which is scanned: its parameters are stacked [L, ...].
-    rates: [L] of drop path.
-    mask: see `Block.attend`.
-  """
-  if isinstance(blocks, nn.Module):
-    scan = nn.scan(
-      lambda block, x, rate, mask: (block(x, train, rate, mask), None),
-      variable_axes={'params': 0},
-      split_rngs={'params': True, 'dropout': True},
-      in_axes=(0, nn.broadcast),
-      length=len(rates),
-    )
-    return scan(blocks, x, jnp.asarray(rates), mask)[0]
-  for block, rate in zip(blocks, rates, strict=True):
-    x = block(x, train, rate, mask)
-  return x
-
-
-def block_initializers(weight_init: str, width: int, depth: int) -> dict:
-  """Initializers of a block's four kernels; for 'timm', 'mae' and 'moco' see `ViT`.
-
-  'clip' is normal with std D^-0.5 for query, key and value, (2D)^-0.5 for fc1, D^-0.5 (2 depth)^-0.5 for the two that end in the
-  residual stream: the official code's for the text transformer (openai/CLIP, model.py), which leaves those of the image tower as
-  PyTorch makes them. Here both towers have it.
-  """
-  if weight_init == 'clip':
-    normal = nn.initializers.normal
-    out = normal((2 * depth * width) ** -0.5)
-    return {'qkv': normal(width**-0.5), 'proj': out, 'fc1': normal((2 * width) ** -0.5), 'fc2': out}
-  init = initializers('trunc_normal_0.02', width)[0] if weight_init == 'timm' else xavier
-  return {'qkv': xavier_qkv if weight_init == 'moco' else init, 'proj': init, 'fc1': init, 'fc2': init}
-
-
-def activation(name: str):
-  """'gelu' (exact) or 'quick_gelu', x sigmoid(1.702 x), which OpenAI's CLIP was trained with."""
-  return {'gelu': lambda x: jax.nn.gelu(x, approximate=False), 'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x)}[name]
-
-
-def drop_path(rng, y, rate):
-  """Zeroes rows of a residual branch [B, ...] with probability `rate`, divides the others by 1 - rate (Huang et al. 2016)."""
-  keep = jax.random.bernoulli(rng, 1 - rate, (y.shape[0],) + (1,) * (y.ndim - 1))
-  return jnp.where(keep, y / (1 - rate), 0).astype(y.dtype)
-
-
-def sincos(h: int, w: int, width: int, order: str) -> np.ndarray:
-  """Fixed 2-D sin-cos positions [h, w, width] float32: half of the channels for the column, half for the row.
-
-  Each half is [sin(p f), cos(p f)] with f_i = 10000^(-4i / width), i < width / 4. In MAE's official code (`sincos_mae`) the
-  first half is the column's; in MoCo v3's (`sincos_moco`) it is the row's, although the variable there is called w.
-  """
-  f = 10000.0 ** (-np.arange(width // 4) / (width // 4))
-
-  def half(n):  # [n, width / 2]
-    angle = np.arange(n)[:, None] * f[None]
-    return np.concatenate([np.sin(angle), np.cos(angle)], 1)
-
-  row = np.broadcast_to(half(h)[:, None], (h, w, width // 2))
-  column = np.broadcast_to(half(w)[None], (h, w, width // 2))
-  return np.concatenate([column, row] if order == 'sincos_mae' else [row, column], -1).astype(np.float32)
-
-
-def xavier(key, shape, dtype=jnp.float32, parts=1):
-  """Xavier uniform of the kernel as a matrix [inputs, outputs], which for a patch convolution is [p*p*C, D]."""
-  return symmetric_uniform(math.sqrt(6 / (math.prod(shape[:-1]) + shape[-1] / parts)))(key, shape, dtype)
-
-
-def xavier_qkv(key, shape, dtype=jnp.float32):
-  """Xavier uniform of query, key and value apart (MoCo v3)."""
-  return xavier(key, shape, dtype, parts=3)

@@ -1,16 +1,26 @@
 """Random views of a batch: the augmentation pipeline of SimCLR, BYOL, DINO and their kin, on device."""
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sslax.errors import UserError
-from sslax.method import Crop
 from sslax.ops import geometry, photometric
+from sslax.ops.patches import picture
 from sslax.ops.randaugment import rand_augment
 
 Batch = dict[str, jax.Array]
+
+
+class Crop(NamedTuple):
+  """Random-resized crops that the host cuts from the full-size image (Inception style)."""
+
+  count: int  # views of this kind
+  size: int  # pixels, square
+  area: tuple[float, float] = (0.08, 1.0)  # fraction of the image's area
+  ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height, drawn log-uniformly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,3 +279,9 @@ class MultiCrop:
 def make_views(rng: jax.Array, batch: Batch, groups: tuple[RandomViews, ...]) -> tuple[jax.Array, ...]:
   """The views of each group, [B, V_g, S_g, S_g, 3] each, with a key of its own."""
   return tuple(group(jax.random.fold_in(rng, g), batch, g) for g, group in enumerate(groups))
+
+
+def pictures(views: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, jax.Array]:
+  """Views for people: {'view 1': [B, S, S, 3] in [0, 1], ...} of all arrays [B, V, S, S, 3] among `views`."""
+  columns = [view for leaf in jax.tree.leaves(views) if leaf.ndim == 5 for view in jnp.unstack(leaf, axis=1)]
+  return {f'view {i}': picture(view, mean, std) for i, view in enumerate(columns, 1)}

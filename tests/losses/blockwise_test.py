@@ -15,7 +15,7 @@ from losses import corners
 
 from sslax.losses import blockwise, contrastive, image_text
 from sslax.method import Method, Output
-from sslax.ops.unit import unit
+from sslax.ops.normalize import l2_normalize
 from sslax.step import init_state, jit_step
 
 LABEL = np.random.default_rng(2).integers(0, 20, 512)  # some of 48 rows have no positive
@@ -28,8 +28,8 @@ LOSSES = {
   'queue': lambda a, b, t, _, block: contrastive.info_nce_queue(a, b, QUEUE, t, block),
   'supcon_out': lambda a, b, t, _, block: contrastive.supcon(a + b, LABEL[: len(a)], t, 'out', block),
   'supcon_in': lambda a, b, t, _, block: contrastive.supcon(a + b, LABEL[: len(a)], t, 'in', block),
-  'clip': lambda a, b, t, _, block: image_text.clip(unit(a), unit(b), 1 / t, block),
-  'siglip': lambda a, b, t, bias, block: image_text.siglip(unit(a), unit(b), 1 / t, bias, block),
+  'clip': lambda a, b, t, _, block: image_text.clip(l2_normalize(a), l2_normalize(b), 1 / t, block),
+  'siglip': lambda a, b, t, bias, block: image_text.siglip(l2_normalize(a), l2_normalize(b), 1 / t, bias, block),
 }
 
 

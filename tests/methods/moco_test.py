@@ -10,7 +10,7 @@ from sslax.methods.moco import MoCo
 from sslax.models import branch
 from sslax.models.norm import BatchNorm
 from sslax.ops.schedules import Ramp
-from sslax.ops.unit import unit
+from sslax.ops.normalize import l2_normalize
 
 
 def tiny_moco(**changes):
@@ -36,7 +36,7 @@ class TestMoCo(Battery):
     def rows(views):
       q, _ = branch.apply(method.modules, first.params, first.memory['stats'], views[:, 0], train=True)
       k, _ = branch.apply(method.key_modules, first.memory['target'], first.memory['target_stats'], views[:, 1], train=True)
-      return unit(q['head']), unit(k['head'])
+      return l2_normalize(q['head']), l2_normalize(k['head'])
 
     q, k = (np.asarray(x, np.float64) for x in rows(views))
     queue, T = first.memory['queue'].astype(np.float64), method.temperature

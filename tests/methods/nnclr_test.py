@@ -5,7 +5,7 @@ from methods.battery import Battery, first_views
 
 from sslax.methods.nnclr import NNCLR
 from sslax.models import branch
-from sslax.ops.unit import unit
+from sslax.ops.normalize import l2_normalize
 
 
 def tiny_nnclr(**changes):
@@ -32,7 +32,7 @@ class TestNNCLR(Battery):
     outs, _ = jax.jit(lambda v: branch.apply_each(method.modules, first.params, first.memory['stats'], v, train=True))(
       first_views(method)
     )
-    z, p = ([np.asarray(unit(out[name]), np.float64) for out in outs] for name in ('head', 'predictor'))
+    z, p = ([np.asarray(l2_normalize(out[name]), np.float64) for out in outs] for name in ('head', 'predictor'))
     loss = 0.0
     for a, b in ((0, 1), (1, 0)):
       neighbours = np.stack([max(first.memory['queue'], key=lambda row, x=x: row @ x) for x in z[a]])

@@ -7,7 +7,7 @@ import pytest
 
 from sslax.models import net
 from sslax.models.decoder import Decoder
-from sslax.models.vit import sincos
+from sslax.models.positions import sincos
 from sslax.ops.masks import from_noise
 
 TINY = dict(width=16, depth=2, heads=2, patch=2)

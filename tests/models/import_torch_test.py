@@ -12,7 +12,8 @@ from sslax.errors import UserError
 from sslax.models import import_torch, net
 from sslax.models.decoder import Decoder
 from sslax.models.resnet import STAGES, ResNet
-from sslax.models.vit import ViT, sincos
+from sslax.models.positions import sincos
+from sslax.models.vit import ViT
 
 TINY_VIT = dict(width=48, depth=3, heads=4, patch=8)
 

@@ -7,7 +7,9 @@ import pytest
 
 from sslax.errors import UserError
 from sslax.models import net
-from sslax.models.vit import ViT, drop_path, sincos
+from sslax.models.positions import sincos
+from sslax.models.transformer import drop_path
+from sslax.models.vit import ViT
 from sslax.spec import build, spec
 
 TINY = dict(width=16, depth=2, heads=2, patch=4)

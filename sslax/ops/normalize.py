@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def unit(z: jax.Array) -> jax.Array:
+def l2_normalize(z: jax.Array) -> jax.Array:
   """Rows of length 1, float32; 0 stays 0 with a finite gradient (the 1e-12 under the root is tf.math.l2_normalize's).
 
   Args:

@@ -4,20 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslax.ops.unit import inner, unit
+from sslax.ops.normalize import inner, l2_normalize
 
 
 def test_rows_have_length_one_in_float32():
   z = np.random.default_rng(0).standard_normal((2, 5, 7), np.float32)
-  u = unit(jnp.asarray(100 * z, jnp.bfloat16))
+  u = l2_normalize(jnp.asarray(100 * z, jnp.bfloat16))
   assert u.dtype == jnp.float32
   np.testing.assert_allclose(np.linalg.norm(u, axis=-1), 1, rtol=1e-6)
-  np.testing.assert_allclose(unit(z), z / np.linalg.norm(z, axis=-1, keepdims=True), rtol=1e-6)
+  np.testing.assert_allclose(l2_normalize(z), z / np.linalg.norm(z, axis=-1, keepdims=True), rtol=1e-6)
 
 
 def test_zero_stays_zero_with_a_finite_gradient():
-  assert not unit(jnp.zeros((2, 3))).any()
-  assert np.isfinite(jax.grad(lambda z: unit(z).sum())(jnp.zeros((2, 3)))).all()
+  assert not l2_normalize(jnp.zeros((2, 3))).any()
+  assert np.isfinite(jax.grad(lambda z: l2_normalize(z).sum())(jnp.zeros((2, 3)))).all()
 
 
 def test_inner_is_every_row_with_every_row_at_full_precision():

@@ -1,0 +1,145 @@
+"""Pre-norm transformer blocks, one for each layer or one that is scanned: what every transformer here is made of."""
+
+import dataclasses
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sslax.models.mlp import initializers, symmetric_uniform
+from sslax.ops import fsdp
+
+REMAT = {'none': None, 'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}  # what is kept
+
+
+class Block(nn.Module):
+  """Pre-norm transformer block: [B, T, D] -> [B, T, D]; `mask` as in `attend`."""
+
+  heads: int
+  hidden: int
+  drop: bool  # whether `rate` is looked at
+  layer_scale: float
+  qkv_bias: bool
+  eps: float
+  weight_init: str
+  attention: str
+  dtype: str
+  activation: str = 'gelu'
+  depth: int = 1  # blocks in the network, for weight_init='clip'
+
+  @nn.compact
+  def __call__(self, x, train: bool, rate, mask=None):
+    B, T, D = x.shape
+
+    def dense(features, name, init, bias=True):
+      return nn.Dense(features, bias, dtype=self.dtype, kernel_init=init, name=name)
+
+    def residual(x, y, name):
+      if self.layer_scale:
+        scale = self.param(name, nn.initializers.constant(self.layer_scale), (D,))
+        y = y * scale.astype(y.dtype)[None, None]
+      return x + (drop_path(self.make_rng('dropout'), y, rate) if self.drop and train else y)
+
+    init = block_initializers(self.weight_init, D, self.depth)
+    y = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm1')(x)
+    y = dense(3 * D, 'qkv', init['qkv'], self.qkv_bias)(y)
+    q, k, v = jnp.unstack(y.reshape(B, T, 3, self.heads, D // self.heads), axis=2)
+    y = self.attend(q, k, v, mask).reshape(B, T, D)
+    x = residual(x, dense(D, 'proj', init['proj'])(y), 'scale1')
+    y = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm2')(x)
+    y = activation(self.activation)(dense(self.hidden, 'fc1', init['fc1'])(y))
+    return residual(x, dense(D, 'fc2', init['fc2'])(y), 'scale2')
+
+  def attend(self, q, k, v, mask=None):
+    """[B, T, heads, D / heads] three times -> the same shape; a method of its own so that its arguments can be looked at.
+
+    Args:
+      mask: bool, broadcast to [B, heads, T, T]; 1 = the query (row) attends to the key (column).
+    """
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.attention)
+
+
+def layer(network: nn.Module) -> type[Block]:
+  """`Block` as a network with the fields `scan`, `remat` and `dtype` wants it, its weights gathered where they are split."""
+  Layer, remat, policy = Block, network.remat != 'none', REMAT[network.remat]
+  if fsdp.axis_size() > 1 and not network.is_initializing():
+    Layer = nn.map_variables(Block, 'params', functools.partial(fsdp.gather, dtype=network.dtype))
+    # The backward pass gathers again: whole weights of all layers, kept from the forward pass, would be what was to be saved.
+    remat, policy = True, policy if remat else fsdp.keep_all_but_gathered
+  # Inside scan the barrier that stops common-subexpression elimination is not needed, and costs.
+  return nn.remat(Layer, static_argnums=(2,), prevent_cse=not network.scan, policy=policy) if remat else Layer
+
+
+def make_blocks(network: nn.Module, *fields) -> nn.Module | list[nn.Module]:
+  """The blocks of a compact `network`, for `run_blocks`: 'blocks' where it scans, else 'blocks_0', 'blocks_1', ..."""
+  Layer = layer(network)
+  if network.scan:
+    return Layer(*fields, name='blocks')
+  return [Layer(*fields, name=f'blocks_{i}') for i in range(network.depth)]
+
+
+def run_blocks(blocks: nn.Module | list[nn.Module], x: jax.Array, train: bool, rates: np.ndarray, mask=None) -> jax.Array:
+  """[B, T, D] -> [B, T, D] through all blocks.
+
+  Args:
+    blocks: one for each layer, or one for all, which is scanned: its parameters are stacked [L, ...].
+    rates: [L] of drop path.
+    mask: see `Block.attend`.
+  """
+  if isinstance(blocks, nn.Module):
+    scan = nn.scan(
+      lambda block, x, rate, mask: (block(x, train, rate, mask), None),
+      variable_axes={'params': 0},
+      split_rngs={'params': True, 'dropout': True},
+      in_axes=(0, nn.broadcast),
+      length=len(rates),
+    )
+    return scan(blocks, x, jnp.asarray(rates), mask)[0]
+  for block, rate in zip(blocks, rates, strict=True):
+    x = block(x, train, rate, mask)
+  return x
+
+
+def block_initializers(weight_init: str, width: int, depth: int) -> dict:
+  """Initializers of a block's four kernels; for 'timm', 'mae' and 'moco' see `ViT`.
+
+  'clip' is normal with std D^-0.5 for query, key and value, (2D)^-0.5 for fc1, D^-0.5 (2 depth)^-0.5 for the two that end in the
+  residual stream: the official code's for the text transformer (openai/CLIP, model.py), which leaves those of the image tower as
+  PyTorch makes them. Here both towers have it.
+  """
+  if weight_init == 'clip':
+    normal = nn.initializers.normal
+    out = normal((2 * depth * width) ** -0.5)
+    return {'qkv': normal(width**-0.5), 'proj': out, 'fc1': normal((2 * width) ** -0.5), 'fc2': out}
+  init = initializers('trunc_normal_0.02', width)[0] if weight_init == 'timm' else xavier
+  return {'qkv': xavier_qkv if weight_init == 'moco' else init, 'proj': init, 'fc1': init, 'fc2': init}
+
+
+def activation(name: str):
+  """'gelu' (exact) or 'quick_gelu', x sigmoid(1.702 x), which OpenAI's CLIP was trained with."""
+  return {'gelu': lambda x: jax.nn.gelu(x, approximate=False), 'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x)}[name]
+
+
+def drop_path(rng, y, rate):
+  """Zeroes rows of a residual branch [B, ...] with probability `rate`, divides the others by 1 - rate (Huang et al. 2016)."""
+  keep = jax.random.bernoulli(rng, 1 - rate, (y.shape[0],) + (1,) * (y.ndim - 1))
+  return jnp.where(keep, y / (1 - rate), 0).astype(y.dtype)
+
+
+def xavier(key, shape, dtype=jnp.float32, parts=1):
+  """Xavier uniform of the kernel as a matrix [inputs, outputs], which for a patch convolution is [p*p*C, D]."""
+  return symmetric_uniform(math.sqrt(6 / (math.prod(shape[:-1]) + shape[-1] / parts)))(key, shape, dtype)
+
+
+def xavier_qkv(key, shape, dtype=jnp.float32):
+  """Xavier uniform of query, key and value apart (MoCo v3)."""
+  return xavier(key, shape, dtype, parts=3)
+
+
+def steady(module: nn.Module) -> nn.Module:
+  """The network without drop path: what a teacher is in training mode. The same one where it has none."""
+  drops = 'drop_path' in {f.name for f in dataclasses.fields(module)} and module.drop_path
+  return module.clone(drop_path=0.0) if drops else module
