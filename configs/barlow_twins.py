@@ -3,17 +3,16 @@
 Presets: digits, cifar10_cpu, cifar10, cifar10_solo, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.barlow_twins import BarlowTwins
 from sslax.models.resnet import ResNet
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import EXCLUDE, Optimizer
 from sslax.spec import spec
 
 
 def projector(*features):
   """No biases; BatchNorm and ReLU between. The loss standardises what comes out."""
-  return protocols.mlp(*features, bias=False, final_bias=False)
+  return recipes.mlp(*features, bias=False, final_bias=False)
 
 
 def digits(config):
@@ -24,15 +23,14 @@ def digits(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
   0.881 (raw pixels 0.845, random encoder 0.389).
   """
-  protocols.digits(config)
+  recipes.digits(config)
   config.method = spec(
     BarlowTwins,
-    encoder=protocols.digits_encoder(),
+    encoder=recipes.digits_encoder(),
     head=projector(256, 256),
-    augment=protocols.digits_views(),
+    augment=recipes.digits_views(),
     off_diagonal_weight=0.01,
     loss_scale=0.1,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -45,15 +43,14 @@ def cifar10_cpu(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 2 epochs instead of 6, 2 CPU cores: kNN 0.425 (k 200, T 0.1; raw pixels
   0.450, random encoder 0.300).
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     BarlowTwins,
-    encoder=protocols.cifar10_cpu_encoder(),
+    encoder=recipes.cifar10_cpu_encoder(),
     head=projector(512, 512),
-    augment=protocols.cifar10_cpu_views(),
+    augment=recipes.cifar10_cpu_views(),
     off_diagonal_weight=0.005,
     loss_scale=0.1,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -62,17 +59,16 @@ def cifar10(config):
 
   python -m sslax.train --config=configs/barlow_twins.py:cifar10 --workdir=runs/barlow_twins_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10.
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see recipes.lightly_cifar10.
   Status: shape-checked, not yet run.
   """
-  protocols.lightly_cifar10(config)
+  recipes.lightly_cifar10(config)
   config.method = spec(
     BarlowTwins,
-    encoder=protocols.lightly_encoder(),
-    head=protocols.mlp(2048, 2048, bias=False),
-    augment=protocols.lightly_asymmetric(),
+    encoder=recipes.lightly_encoder(),
+    head=recipes.mlp(2048, 2048, bias=False),
+    augment=recipes.lightly_asymmetric(),
     off_diagonal_weight=5e-3,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -81,18 +77,17 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/barlow_twins.py:cifar10_solo --workdir=runs/barlow_twins_cifar10_solo
 
-  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/barlow.yaml; see protocols.solo_cifar10.
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/barlow.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-4)
+  recipes.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-4)
   config.method = spec(
     BarlowTwins,
-    encoder=protocols.solo_encoder(),
-    head=protocols.mlp(2048, 2048, 2048),
-    augment=protocols.solo_asymmetric(),
+    encoder=recipes.solo_encoder(),
+    head=recipes.mlp(2048, 2048, 2048),
+    augment=recipes.solo_asymmetric(),
     off_diagonal_weight=0.0051,
     loss_scale=0.1,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -106,14 +101,14 @@ def imagenet(config):
   warm-up, cosine to a thousandth.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=2048, epochs=1000.0)
+  recipes.imagenet(config, batch_size=2048, epochs=1000.0)
   config.method = spec(
     BarlowTwins,
     encoder=spec(ResNet, depth=50, dtype='bfloat16'),
     head=projector(8192, 8192, 8192),
-    augment=protocols.byol_views(),
+    augment=recipes.byol_views(),
     off_diagonal_weight=0.0051,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -126,13 +121,5 @@ def imagenet(config):
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_solo, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/barlow_twins.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, imagenet)
+get_config = recipes.get_config(PRESETS)

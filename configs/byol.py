@@ -3,18 +3,17 @@
 Presets: digits, cifar10_cpu, cifar10, cifar10_solo, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.byol import BYOL
 from sslax.models.resnet import ResNet
 from sslax.ops.schedules import Ramp
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
 
 def head(*features):
   """Projector and predictor of the official code (Haiku's initialisation)."""
-  return protocols.mlp(*features, final_bias=False, kernel_init='lecun')
+  return recipes.mlp(*features, final_bias=False, kernel_init='lecun')
 
 
 def digits(config):
@@ -25,15 +24,14 @@ def digits(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
   0.852 (raw pixels 0.845, random encoder 0.389).
   """
-  protocols.digits(config, learning_rate=5e-3)
+  recipes.digits(config, learning_rate=5e-3)
   config.method = spec(
     BYOL,
-    encoder=protocols.digits_encoder(),
+    encoder=recipes.digits_encoder(),
     head=head(128, 64),
     predictor=head(128, 64),
-    augment=protocols.digits_views(),
+    augment=recipes.digits_views(),
     momentum=spec(Ramp, start=0.9, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -46,15 +44,14 @@ def cifar10_cpu(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 2 epochs instead of 6, 2 CPU cores: kNN 0.378 (k 200, T 0.1; raw pixels
   0.450, random encoder 0.300).
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     BYOL,
-    encoder=protocols.cifar10_cpu_encoder(),
+    encoder=recipes.cifar10_cpu_encoder(),
     head=head(512, 128),
     predictor=head(512, 128),
-    augment=protocols.cifar10_cpu_views(),
+    augment=recipes.cifar10_cpu_views(),
     momentum=spec(Ramp, start=0.98, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -63,23 +60,22 @@ def cifar10(config):
 
   python -m sslax.train --config=configs/byol.py:cifar10 --workdir=runs/byol_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10.
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see recipes.lightly_cifar10.
   Momentum 0.99 throughout; their loss is a quarter of this one (half the sum of negative cosines), hence a quarter of the
   weights'
   gradient: the learning rate here is theirs / 4.
   Status: shape-checked, not yet run.
   """
-  protocols.lightly_cifar10(config, learning_rate=0.06 / 4)
+  recipes.lightly_cifar10(config, learning_rate=0.06 / 4)
   config.optim.weight_decay = 5e-4 * 4  # decay is rate x weight decay: theirs
   lightly = dict(bias=False, final_bias=True, kernel_init='torch')
   config.method = spec(
     BYOL,
-    encoder=protocols.lightly_encoder(),
-    head=protocols.mlp(1024, 256, **lightly),
-    predictor=protocols.mlp(1024, 256, **lightly),
-    augment=protocols.lightly_asymmetric(),
+    encoder=recipes.lightly_encoder(),
+    head=recipes.mlp(1024, 256, **lightly),
+    predictor=recipes.mlp(1024, 256, **lightly),
+    augment=recipes.lightly_asymmetric(),
     momentum=0.99,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -88,18 +84,17 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/byol.py:cifar10_solo --workdir=runs/byol_cifar10_solo
 
-  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/byol.yaml; see protocols.solo_cifar10.
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/byol.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='larc', learning_rate=1.0, weight_decay=1e-5)
+  recipes.solo_cifar10(config, name='larc', learning_rate=1.0, weight_decay=1e-5)
   config.method = spec(
     BYOL,
-    encoder=protocols.solo_encoder(),
-    head=protocols.mlp(4096, 256),
-    predictor=protocols.mlp(4096, 256),
-    augment=protocols.solo_asymmetric(),
+    encoder=recipes.solo_encoder(),
+    head=recipes.mlp(4096, 256),
+    predictor=recipes.mlp(4096, 256),
+    augment=recipes.solo_asymmetric(),
     momentum=spec(Ramp, start=0.99, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -111,26 +106,18 @@ def imagenet(config):
   The official code: batch 4096, LARS 0.3 x batch / 256, 10 epochs of warm-up, weight decay 1e-6, momentum from 0.99.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=4096, epochs=300.0)
+  recipes.imagenet(config, batch_size=4096, epochs=300.0)
   config.method = spec(
     BYOL,
     encoder=spec(ResNet, depth=50, zero_init_residual=False, dtype='bfloat16'),
     head=head(4096, 256),
     predictor=head(4096, 256),
-    augment=protocols.byol_views(),
+    augment=recipes.byol_views(),
     momentum=spec(Ramp, start=0.99, end=1.0),
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_solo, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/byol.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, imagenet)
+get_config = recipes.get_config(PRESETS)

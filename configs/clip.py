@@ -3,14 +3,15 @@
 Presets: digits, fashion_cpu, openai_b32 (also as imagenet), openai_rn50.
 """
 
-from sslax import protocols
+from sslax import recipes
+from sslax.inputs.image import Image
+from sslax.inputs.text import Text
 from sslax.methods.clip import CLIP
 from sslax.models.resnet import ResNet
 from sslax.models.resnet_clip import ModifiedResNet
 from sslax.models.text import TextTransformer
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
@@ -19,7 +20,7 @@ PIXELS = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130
 
 def linear(width, embed):
   """A tower's projection into the joint space: no bias, N(0, 1 / width)."""
-  return protocols.mlp(embed, final_bias=False, kernel_init=f'normal_{width**-0.5:.6f}')
+  return recipes.mlp(embed, final_bias=False, kernel_init=f'normal_{width**-0.5:.6f}')
 
 
 def crop(**changes):
@@ -43,17 +44,16 @@ def digits(config):
   Status: measured on 2026-11-22, one seed: zero-shot 0.962 (--probes=zeroshot --templates=digits; chance 0.100, random towers
   0.102), kNN 0.974.
   """
-  protocols.digits(config, epochs=60.0)
+  recipes.digits(config, epochs=60.0)
   config.data.train, config.data.test = 'digits:captions@train', 'digits:captions@test'
-  config.data.text, config.data.text_length = 'bytes', 40
   config.method = spec(
     CLIP,
-    encoder=protocols.digits_encoder(),
+    encoder=recipes.digits_encoder(),
     text=byte_text(64, 2, length=40),
     head=linear(64, 64),
     text_head=linear(64, 64),
-    augment=protocols.digits_views(count=1),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.digits_views(count=1),
+    caption=spec(Text, tokenizer='bytes', length=40),
   )
 
 
@@ -69,7 +69,6 @@ def fashion_cpu(config):
   pixels 0.697, random encoder 0.379).
   """
   config.data.train, config.data.test = 'tar:/data/fashion_captions/train-*.tar', 'tar:/data/fashion_captions/test-*.tar'
-  config.data.image_size, config.data.text, config.data.text_length = 64, 'bytes', 56
   config.batch_size, config.num_epochs = 256, 30.0
   config.method = spec(
     CLIP,
@@ -78,7 +77,7 @@ def fashion_cpu(config):
     head=linear(128, 64),
     text_head=linear(64, 64),
     augment=crop(size=64, area=(0.6, 1.0), flip=0.5),
-    microbatches=config.get_ref('microbatches'),
+    caption=spec(Text, tokenizer='bytes', length=56),
   )
   config.optim = spec(
     Optimizer, name='adamw', learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=0.1, b2=0.98, eps=1e-6
@@ -105,7 +104,8 @@ def openai_b32(config):
     head=linear(768, 512),
     text_head=linear(512, 512),
     augment=crop(),
-    microbatches=config.get_ref('microbatches'),
+    image=spec(Image, crop_on='host'),
+    caption=spec(Text, tokenizer='bpe'),
   )
 
 
@@ -125,7 +125,8 @@ def openai_rn50(config):
     text=spec(TextTransformer, activation='quick_gelu', scan=True, remat='full', dtype='bfloat16'),
     text_head=linear(512, 1024),
     augment=crop(),
-    microbatches=config.get_ref('microbatches'),
+    image=spec(Image, crop_on='host'),
+    caption=spec(Text, tokenizer='bpe'),
   )
   config.optim.b2, config.optim.eps = 0.999, 1e-8
 
@@ -139,7 +140,6 @@ def vit(**changes):
 def _openai(config):
   """Data, length and optimizer of the paper."""
   config.data.train, config.data.test = 'tar:/data/laion400m/*.tar', 'tfds:imagenet2012@validation'
-  config.data.image_size, config.data.crop_on, config.data.text, config.data.text_length = 224, 'host', 'bpe', 77
   config.batch_size, config.num_steps = 32768, 390_625
   config.optim = spec(
     Optimizer,
@@ -154,13 +154,5 @@ def _openai(config):
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, fashion_cpu, openai_b32, openai_rn50)} | {'imagenet': openai_b32}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/clip.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, fashion_cpu, openai_b32, openai_rn50, imagenet=openai_b32)
+get_config = recipes.get_config(PRESETS)

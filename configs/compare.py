@@ -9,8 +9,9 @@ loss, heads, views and optimizer come from its own preset; what stands in `share
 
 import ml_collections
 
+from sslax import recipes
+from sslax.evals.knn import KNN
 from sslax.models.resnet import ResNet
-from sslax.run.config import unknown_preset
 from sslax.spec import spec
 
 METHODS = (
@@ -47,11 +48,11 @@ def digits(config):
   config.methods = every_method('digits')
   config.probes = ('fewshot', 'knn')
   config.shared = dict(
-    data=dict(train='digits:@train', test='digits:@test', image_size=12),
+    data=dict(train='digits:@train', test='digits:@test'),
     batch_size=128,
     num_epochs=60.0,
     encoder=spec(ResNet, depth=18, stem='cifar', stages=(1, 1, 1), base=16),
-    eval=dict(knn_k=20, knn_temperature=0.1),
+    eval=dict(probes=dict(knn=spec(KNN, k=20))),
     online=dict(every_steps=300),
     checkpoint=dict(every_steps=200),
     log=dict(every_steps=1),
@@ -70,24 +71,21 @@ def cifar10_cpu(config):
   config.methods = every_method('cifar10_cpu')
   config.probes = ('knn', 'linear')
   config.shared = dict(
-    data=dict(train='tfds:cifar10@train', test='tfds:cifar10@test', image_size=32),
+    data=dict(train='tfds:cifar10@train', test='tfds:cifar10@test'),
     batch_size=256,
     num_epochs=2.0,
     encoder=spec(ResNet, depth=18, stem='imagenet', stages=(1, 1, 1), base=32),
-    eval=dict(knn_k=200, knn_temperature=0.1),
+    eval=dict(probes=dict(knn=spec(KNN))),
     online=dict(every_steps=200),
     checkpoint=dict(every_steps=200),
     log=dict(every_steps=1),
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu)}
+def no_runs():
+  """A comparison of nothing."""
+  return ml_collections.ConfigDict(dict(methods=(), seeds=(0,), probes=(), shared={}))
 
 
-def get_config(preset: str = 'digits'):
-  """The config of a comparison: --config=configs/compare.py:PRESET."""
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  config = ml_collections.ConfigDict(dict(methods=(), seeds=(0,), probes=(), shared={}))
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu)
+get_config = recipes.get_config(PRESETS, no_runs)

@@ -3,21 +3,20 @@
 Presets: digits, cifar10_cpu, cifar10, cifar10_solo, imagenet, imagenet_boosted, imagenet_resnet50.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.dino import DINO
 from sslax.models.prototypes import Prototypes
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import MultiCrop
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
 
 def head(*features):
   """The official head's trunk: GELU, no BatchNorm."""
-  return protocols.mlp(*features, norm='none', activation='gelu', kernel_init='trunc_normal_0.02')
+  return recipes.mlp(*features, norm='none', activation='gelu', kernel_init='trunc_normal_0.02')
 
 
 def prototypes(count, learn_scale=True):
@@ -33,15 +32,14 @@ def digits(config):
   Status: measured on 2026-11-22, one seed, 3.5 minutes: nearest centroid with 5 labels a class 0.932 +- 0.012 (raw pixels 0.845,
   random encoder 0.389); with 60 epochs 0.790.
   """
-  protocols.digits(config, learning_rate=5e-3)
+  recipes.digits(config, learning_rate=5e-3)
   config.method = spec(
     DINO,
-    encoder=protocols.digits_encoder(),
-    head=protocols.mlp(128, 128, 64, activation='gelu', kernel_init='trunc_normal_0.02'),
+    encoder=recipes.digits_encoder(),
+    head=recipes.mlp(128, 128, 64, activation='gelu', kernel_init='trunc_normal_0.02'),
     prototypes=prototypes(256),
-    augment=spec(MultiCrop, large=protocols.digits_views()),
+    augment=spec(MultiCrop, large=recipes.digits_views()),
     momentum=spec(Ramp, start=0.98, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -54,15 +52,14 @@ def cifar10_cpu(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 2 epochs instead of 6, 2 CPU cores: kNN 0.369 (k 200, T 0.1; raw pixels
   0.450, random encoder 0.300).
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     DINO,
-    encoder=protocols.cifar10_cpu_encoder(),
-    head=protocols.mlp(256, 256, 64, activation='gelu', kernel_init='trunc_normal_0.02'),
+    encoder=recipes.cifar10_cpu_encoder(),
+    head=recipes.mlp(256, 256, 64, activation='gelu', kernel_init='trunc_normal_0.02'),
     prototypes=prototypes(512),
-    augment=spec(MultiCrop, large=protocols.cifar10_cpu_views()),
+    augment=spec(MultiCrop, large=recipes.cifar10_cpu_views()),
     momentum=spec(Ramp, start=0.98, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -71,20 +68,19 @@ def cifar10(config):
 
   python -m sslax.train --config=configs/dino.py:cifar10 --workdir=runs/dino_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10.
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see recipes.lightly_cifar10.
   Head 512-2048-256 with BatchNorm, 2,048 prototypes, momentum 0.99 throughout, no small crops.
   Status: shape-checked, not yet run.
   """
-  protocols.lightly_cifar10(config)
+  recipes.lightly_cifar10(config)
   config.method = spec(
     DINO,
-    encoder=protocols.lightly_encoder(),
-    head=protocols.mlp(2048, 256, activation='gelu', kernel_init='trunc_normal_0.02'),
+    encoder=recipes.lightly_encoder(),
+    head=recipes.mlp(2048, 256, activation='gelu', kernel_init='trunc_normal_0.02'),
     prototypes=prototypes(2048, learn_scale=False),
-    augment=spec(MultiCrop, large=protocols.lightly_asymmetric(area=(0.4, 1.0))),
+    augment=spec(MultiCrop, large=recipes.lightly_asymmetric(area=(0.4, 1.0))),
     momentum=0.99,
     train_prototypes=spec(Ramp, start=0.0, end=1.0, shape='step', duration='0 steps'),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -93,18 +89,17 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/dino.py:cifar10_solo --workdir=runs/dino_cifar10_solo
 
-  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/dino.yaml; see protocols.solo_cifar10.
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/dino.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-6)
+  recipes.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-6)
   config.method = spec(
     DINO,
-    encoder=protocols.solo_encoder(),
+    encoder=recipes.solo_encoder(),
     head=head(2048, 2048, 256),
     prototypes=prototypes(4096),
-    augment=spec(MultiCrop, large=protocols.solo_asymmetric()),
+    augment=spec(MultiCrop, large=recipes.solo_asymmetric()),
     momentum=spec(Ramp, start=0.9995, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -118,15 +113,15 @@ def imagenet(config):
   cosine to 1e-6, momentum 0.996 to 1. `imagenet_boosted` gives 73.3 / 76.0.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=512, epochs=100.0)
+  recipes.imagenet(config, batch_size=512, epochs=100.0)
   config.method = spec(
     DINO,
     encoder=spec(ViT, variant='S', drop_path=0.1, dtype='bfloat16'),
     head=head(2048, 2048, 256),
     prototypes=prototypes(65536, learn_scale=False),
-    augment=protocols.dino_views((0.4, 1.0), (0.05, 0.4)),
+    augment=recipes.dino_views((0.4, 1.0), (0.05, 0.4)),
     momentum=spec(Ramp, start=0.996, end=1.0),
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -164,27 +159,19 @@ def imagenet_resnet50(config):
   The official README: SGD 0.03 x batch / 256, weight decay 1e-4 throughout, crops of (0.14, 1) and (0.05, 0.14).
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=1024, epochs=800.0)
+  recipes.imagenet(config, batch_size=1024, epochs=800.0)
   config.method = spec(
     DINO,
     encoder=spec(ResNet, depth=50, zero_init_residual=False, dtype='bfloat16'),
     head=head(2048, 2048, 256),
     prototypes=prototypes(65536, learn_scale=False),
-    augment=protocols.dino_views((0.14, 1.0), (0.05, 0.14)),
+    augment=recipes.dino_views((0.14, 1.0), (0.05, 0.14)),
     momentum=spec(Ramp, start=0.996, end=1.0),
     teacher_temperature=spec(Ramp, start=0.04, end=0.07, shape='linear', duration='50 epochs'),
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='sgd', learning_rate=0.03, warmup='10 epochs', weight_decay=1e-4, clip_each=3.0)
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_solo, imagenet, imagenet_boosted, imagenet_resnet50)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/dino.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, imagenet, imagenet_boosted, imagenet_resnet50)
+get_config = recipes.get_config(PRESETS)

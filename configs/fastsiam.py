@@ -3,9 +3,8 @@
 Presets: digits, cifar10_cpu, cifar10.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.fastsiam import FastSiam
-from sslax.run.config import base_config, unknown_preset
 from sslax.spec import spec
 
 
@@ -17,14 +16,13 @@ def digits(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
   0.923 (raw pixels 0.845, random encoder 0.389).
   """
-  protocols.digits(config, learning_rate=5e-3)
+  recipes.digits(config, learning_rate=5e-3)
   config.method = spec(
     FastSiam,
-    encoder=protocols.digits_encoder(),
-    head=protocols.mlp(128, 128, bias=False, final_bias=False, final_norm='bn_no_affine'),
-    predictor=protocols.mlp(32, 128, bias=False),
-    augment=protocols.digits_views(count=4),
-    microbatches=config.get_ref('microbatches'),
+    encoder=recipes.digits_encoder(),
+    head=recipes.mlp(128, 128, bias=False, final_bias=False, final_norm='bn_no_affine'),
+    predictor=recipes.mlp(32, 128, bias=False),
+    augment=recipes.digits_views(count=4),
   )
   config.optim.constant = '^predictor/'
 
@@ -37,14 +35,13 @@ def cifar10_cpu(config):
 
   Status: not yet measured.
   """
-  protocols.cifar10_cpu(config, epochs=3.0)
+  recipes.cifar10_cpu(config, epochs=3.0)
   config.method = spec(
     FastSiam,
-    encoder=protocols.cifar10_cpu_encoder(),
-    head=protocols.mlp(256, 256, bias=False, final_bias=False, final_norm='bn_no_affine'),
-    predictor=protocols.mlp(64, 256, bias=False),
-    augment=protocols.cifar10_cpu_views(count=4),
-    microbatches=config.get_ref('microbatches'),
+    encoder=recipes.cifar10_cpu_encoder(),
+    head=recipes.mlp(256, 256, bias=False, final_bias=False, final_norm='bn_no_affine'),
+    predictor=recipes.mlp(64, 256, bias=False),
+    augment=recipes.cifar10_cpu_views(count=4),
   )
   config.optim.constant = '^predictor/'
 
@@ -54,28 +51,19 @@ def cifar10(config):
 
   python -m sslax.train --config=configs/fastsiam.py:cifar10 --workdir=runs/fastsiam_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10. The
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see recipes.lightly_cifar10. The
   rate is not scaled with the batch.
   Status: shape-checked, not yet run.
   """
-  protocols.lightly_cifar10(config, scale_rate=False)
+  recipes.lightly_cifar10(config, scale_rate=False)
   config.method = spec(
     FastSiam,
-    encoder=protocols.lightly_encoder(),
-    head=protocols.mlp(2048, 2048, bias=False, final_bias=False, final_norm='bn'),
-    predictor=protocols.mlp(512, 2048, bias=False),
-    augment=protocols.lightly_views(area=(0.2, 1.0), count=4),
-    microbatches=config.get_ref('microbatches'),
+    encoder=recipes.lightly_encoder(),
+    head=recipes.mlp(2048, 2048, bias=False, final_bias=False, final_norm='bn'),
+    predictor=recipes.mlp(512, 2048, bias=False),
+    augment=recipes.lightly_views(area=(0.2, 1.0), count=4),
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/fastsiam.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10)
+get_config = recipes.get_config(PRESETS)

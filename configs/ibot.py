@@ -3,20 +3,19 @@
 Presets: digits, tiny_imagenet_cpu, imagenet, dinov2.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.ibot import IBOT
 from sslax.models.prototypes import Prototypes
 from sslax.models.vit import ViT
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import MultiCrop, RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
 
 def head(*features):
   """The official head's trunk: GELU, no BatchNorm."""
-  return protocols.mlp(*features, norm='none', activation='gelu', kernel_init='trunc_normal_0.02')
+  return recipes.mlp(*features, norm='none', activation='gelu', kernel_init='trunc_normal_0.02')
 
 
 def prototypes(count, learn_scale=True):
@@ -36,15 +35,14 @@ def digits(config):
 
   Status: not yet measured.
   """
-  protocols.digits(config, epochs=100.0, learning_rate=1e-3)
+  recipes.digits(config, epochs=100.0, learning_rate=1e-3)
   config.method = spec(
     IBOT,
     encoder=spec(ViT, width=64, depth=3, heads=4, patch=2, weight_init='mae'),
     head=head(128, 128, 64),
     prototypes=prototypes(256),
-    augment=spec(MultiCrop, large=protocols.digits_views()),
+    augment=spec(MultiCrop, large=recipes.digits_views()),
     momentum=spec(Ramp, start=0.98, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -58,9 +56,8 @@ def tiny_imagenet_cpu(config):
   Status: shape-checked, not yet run.
   """
   config.data.train, config.data.test = 'parquet:/data/tiny_imagenet_50/train-*', 'parquet:/data/tiny_imagenet_50/validation-*'
-  config.data.image_size = 64
   config.batch_size, config.num_epochs = 128, 15.0
-  fields = dict(interpolation='bilinear', jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0, **protocols.IMAGENET)
+  fields = dict(interpolation='bilinear', jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0, **recipes.IMAGENET)
   large = spec(RandomViews, size=64, area=(0.25, 1.0), **fields)
   small = spec(RandomViews, size=32, area=(0.05, 0.25), **fields)
   config.method = spec(
@@ -70,7 +67,6 @@ def tiny_imagenet_cpu(config):
     prototypes=prototypes(1024),
     augment=spec(MultiCrop, large=large, small=small),
     momentum=spec(Ramp, start=0.99, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
   config.optim = spec(
     Optimizer,
@@ -97,17 +93,17 @@ def imagenet(config):
   weight decay 0.04 to 0.4, gradients clipped at 3 each, momentum 0.996 to 1.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=1024, epochs=800.0)
+  recipes.imagenet(config, batch_size=1024, epochs=800.0)
   config.method = spec(
     IBOT,
     encoder=spec(ViT, variant='S', drop_path=0.1, dtype='bfloat16'),
     head=head(2048, 2048, 256),
     prototypes=prototypes(8192),
-    augment=protocols.dino_views((0.25, 1.0), (0.05, 0.25), count=10),
+    augment=recipes.dino_views((0.25, 1.0), (0.05, 0.25), count=10),
     momentum=spec(Ramp, start=0.996, end=1.0),
     teacher_temperature=temperature('30 epochs'),
     patch_temperature=temperature('30 epochs'),
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -133,7 +129,7 @@ def dinov2(config):
   parameter (theirs: each FSDP module), the patch projection's lower rate as a group, KoLeo over the global batch.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=2048, epochs=0.0)
+  recipes.imagenet(config, batch_size=2048, epochs=0.0)
   config.num_steps = 625_000
   config.method = spec(
     IBOT,
@@ -142,7 +138,7 @@ def dinov2(config):
     prototypes=prototypes(131072),
     patch_head=head(2048, 2048, 256),
     patch_prototypes=prototypes(131072),
-    augment=protocols.dino_views((0.32, 1.0), (0.05, 0.32), count=8, size=98),
+    augment=recipes.dino_views((0.32, 1.0), (0.05, 0.32), count=8, size=98),
     momentum=spec(Ramp, start=0.994, end=1.0),
     teacher_temperature=temperature('37500 steps'),
     patch_temperature=temperature('37500 steps'),
@@ -151,7 +147,7 @@ def dinov2(config):
     koleo_weight=0.1,
     least_block=4,
     stratified=True,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -167,13 +163,5 @@ def dinov2(config):
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, tiny_imagenet_cpu, imagenet, dinov2)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/ibot.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, tiny_imagenet_cpu, imagenet, dinov2)
+get_config = recipes.get_config(PRESETS)

@@ -3,13 +3,12 @@
 Presets: digits, tiny_imagenet_cpu, imagenet_base, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.ijepa import IJEPA
 from sslax.models.predictor import Predictor
 from sslax.models.vit import ViT
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
@@ -34,7 +33,7 @@ def digits(config):
   Status: measured on 2026-11-22, one seed: it collapses, and says so (CollapsedEmbeddings at step 76): 5 labels a class 0.286, a
   random encoder 0.411, raw pixels 0.845. It shows that the code runs, and is no recipe yet.
   """
-  protocols.digits(config, learning_rate=1e-3)
+  recipes.digits(config, learning_rate=1e-3)
   config.method = spec(
     IJEPA,
     encoder=encoder(width=64, depth=3, heads=4, patch=2, weight_init='mae'),
@@ -42,7 +41,6 @@ def digits(config):
     augment=crop(size=12, area=(0.5, 1.0), ratio=(0.7, 1.4), interpolation='bilinear'),
     context_most=0.6,
     momentum=spec(Ramp, start=0.98, end=1.0, shape='linear'),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -56,15 +54,13 @@ def tiny_imagenet_cpu(config):
   Status: shape-checked, not yet run.
   """
   config.data.train, config.data.test = 'parquet:/data/tiny_imagenet_50/train-*', 'parquet:/data/tiny_imagenet_50/validation-*'
-  config.data.image_size = 64
   config.batch_size, config.num_epochs = 128, 30.0
   config.method = spec(
     IJEPA,
     encoder=encoder(width=192, depth=6, heads=3, patch=8),
     predictor=spec(Predictor, width=96, depth=3, heads=3),
-    augment=crop(size=64, interpolation='bilinear', **protocols.IMAGENET),
+    augment=crop(size=64, interpolation='bilinear', **recipes.IMAGENET),
     momentum=spec(Ramp, start=0.99, end=1.0, shape='linear'),
-    microbatches=config.get_ref('microbatches'),
   )
   config.optim = spec(
     Optimizer,
@@ -90,14 +86,14 @@ def imagenet_base(config):
   1e-6, weight decay 0.04 to 0.4, momentum 0.996 to 1. The context's capacity is half of the patches; see ops.blocks.multi_block.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=2048, epochs=600.0)
+  recipes.imagenet(config, batch_size=2048, epochs=600.0)
   config.method = spec(
     IJEPA,
     encoder=encoder(variant='B', dtype='bfloat16'),
     predictor=spec(Predictor, depth=6, heads=12, dtype='bfloat16'),
-    augment=crop(**protocols.IMAGENET),
+    augment=crop(**recipes.IMAGENET),
     momentum=spec(Ramp, start=0.996, end=1.0, shape='linear'),
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -126,13 +122,5 @@ def imagenet(config):
   config.method.predictor = spec(Predictor, depth=12, heads=16, dtype='bfloat16', remat='full')
 
 
-PRESETS = {f.__name__: f for f in (digits, tiny_imagenet_cpu, imagenet_base, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/ijepa.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, tiny_imagenet_cpu, imagenet_base, imagenet)
+get_config = recipes.get_config(PRESETS)

@@ -3,12 +3,13 @@
 Presets: digits, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
+from sslax.inputs.image import Image
+from sslax.inputs.text import Text
 from sslax.methods.clip import CLIP
 from sslax.models.text import TextTransformer
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
@@ -21,22 +22,21 @@ def digits(config):
 
   Status: not yet measured.
   """
-  protocols.digits(config, epochs=60.0)
+  recipes.digits(config, epochs=60.0)
   config.data.train, config.data.test = 'digits:captions@train', 'digits:captions@test'
-  config.data.text, config.data.text_length = 'bytes', 40
   config.method = spec(
     CLIP,
-    encoder=protocols.digits_encoder(),
+    encoder=recipes.digits_encoder(),
     text=spec(
       TextTransformer, width=64, depth=2, heads=4, vocab_size=259, length=40, causal=False, pool='mean', weight_init='mae'
     ),
-    head=protocols.mlp(64),
-    text_head=protocols.mlp(64),
-    augment=protocols.digits_views(count=1),
+    head=recipes.mlp(64),
+    text_head=recipes.mlp(64),
+    augment=recipes.digits_views(count=1),
     temperature=0.1,
     max_scale=0.0,
     freeze_image=True,
-    microbatches=config.get_ref('microbatches'),
+    caption=spec(Text, tokenizer='bytes', length=40),
   )
   config.optim.freeze = '^encoder/'
 
@@ -53,7 +53,6 @@ def imagenet(config):
   Status: shape-checked, not yet run.
   """
   config.data.train, config.data.test = 'tar:/data/cc12m/*.tar', 'tfds:imagenet2012@validation'
-  config.data.image_size, config.data.crop_on, config.data.text, config.data.text_length = 224, 'host', 'bpe', 16
   config.batch_size, config.num_steps = 16384, 60_000
   config.method = spec(
     CLIP,
@@ -70,7 +69,7 @@ def imagenet(config):
       remat='full',
       dtype='bfloat16',
     ),
-    text_head=protocols.mlp(768, final_bias=False),
+    text_head=recipes.mlp(768, final_bias=False),
     augment=spec(
       RandomViews,
       count=1,
@@ -85,7 +84,8 @@ def imagenet(config):
     temperature=0.1,
     max_scale=0.0,
     freeze_image=True,
-    microbatches=config.get_ref('microbatches'),
+    caption=spec(Text, tokenizer='bpe', length=16),
+    image=spec(Image, crop_on='host'),
   )
   config.optim = spec(
     Optimizer,
@@ -99,13 +99,5 @@ def imagenet(config):
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/lit.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, imagenet)
+get_config = recipes.get_config(PRESETS)

@@ -3,14 +3,13 @@
 Presets: digits, tiny_imagenet_cpu, cifar10_solo, imagenet, imagenet_large, imagenet_finetune, imagenet_linear.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.mae import MAE
 from sslax.methods.supervised import Supervised
 from sslax.models.decoder import Decoder
 from sslax.models.norm import BatchNorm
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import EXCLUDE, Optimizer
 from sslax.spec import spec
 
@@ -42,13 +41,12 @@ def digits(config):
 
   Status: not yet measured.
   """
-  protocols.digits(config, epochs=300.0)
+  recipes.digits(config, epochs=300.0)
   config.method = spec(
     MAE,
     encoder=encoder(width=64, depth=4, heads=4, patch=2, pool='mean'),
     decoder=spec(Decoder, width=32, depth=2, heads=4, patch=2),
-    augment=protocols.digits_views(**PLAIN),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.digits_views(**PLAIN),
   )
   config.optim = adamw(2e-3, scaling='none', warmup='5%')
 
@@ -64,14 +62,12 @@ def tiny_imagenet_cpu(config):
   raw pixels 0.153 and 0.169, random encoder 0.118 and 0.199. The last 600 of the 2,340 steps took 325 s.
   """
   config.data.train, config.data.test = 'parquet:/data/tiny_imagenet_50/train-*', 'parquet:/data/tiny_imagenet_50/validation-*'
-  config.data.image_size = 64
   config.batch_size, config.num_epochs = 128, 20.0
   config.method = spec(
     MAE,
     encoder=encoder(width=128, depth=4, heads=4, patch=8, pool='mean'),
     decoder=spec(Decoder, width=64, depth=2, heads=4, patch=8),
-    augment=spec(RandomViews, **PLAIN, size=64, area=(0.2, 1.0), interpolation='bilinear', **protocols.IMAGENET),
-    microbatches=config.get_ref('microbatches'),
+    augment=spec(RandomViews, **PLAIN, size=64, area=(0.2, 1.0), interpolation='bilinear', **recipes.IMAGENET),
   )
   config.optim = adamw(1e-3, scaling='none', warmup='5%')
   config.checkpoint.every_steps = 500
@@ -83,17 +79,16 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/mae.py:cifar10_solo --workdir=runs/mae_cifar10_solo
 
-  Source: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/mae.yaml, crops from 0.08 and flips; see protocols.solo_cifar10.
+  Source: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/mae.yaml, crops from 0.08 and flips; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='adamw', learning_rate=2e-4, weight_decay=0.05)
+  recipes.solo_cifar10(config, name='adamw', learning_rate=2e-4, weight_decay=0.05)
   config.optim.b2 = 0.95
   config.method = spec(
     MAE,
     encoder=encoder(variant='S', patch=4, dtype='bfloat16'),
     decoder=spec(Decoder, patch=4, dtype='bfloat16'),
-    augment=protocols.solo_symmetric(**PLAIN),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.solo_symmetric(**PLAIN),
   )
 
 
@@ -106,13 +101,13 @@ def imagenet(config):
   from 0.2 and flips. 1,600 epochs: --config.num_epochs=1600.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=4096, epochs=800.0)
+  recipes.imagenet(config, batch_size=4096, epochs=800.0)
   config.method = spec(
     MAE,
     encoder=encoder(variant='B', **SCAN),
     decoder=spec(Decoder, **SCAN),
-    augment=spec(RandomViews, **PLAIN, area=(0.2, 1.0), **protocols.IMAGENET),
-    microbatches=config.get_ref('microbatches'),
+    augment=spec(RandomViews, **PLAIN, area=(0.2, 1.0), **recipes.IMAGENET),
+    image=recipes.photos(),
   )
   config.optim = adamw(1.5e-4, warmup='40 epochs')
 
@@ -145,17 +140,17 @@ def imagenet_finetune(config):
   layer norm of its own after the mean of the tokens instead of before. Expect less than 83.6.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=1024, epochs=100.0)
+  recipes.imagenet(config, batch_size=1024, epochs=100.0)
   config.graft = ('runs/mae_imagenet',)
   config.method = spec(
     Supervised,
     encoder=encoder(variant='B', pool='mean', drop_path=0.1, **SCAN),
-    classifier=protocols.mlp(1000, kernel_init='trunc_normal_2e-5'),
-    augment=spec(RandomViews, **PLAIN, rand_augment=2, erase_prob=0.25, **protocols.IMAGENET),
+    classifier=recipes.mlp(1000, kernel_init='trunc_normal_2e-5'),
+    augment=spec(RandomViews, **PLAIN, rand_augment=2, erase_prob=0.25, **recipes.IMAGENET),
     label_smoothing=0.1,
     mixup=0.8,
     cutmix=1.0,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = adamw(
     5e-4,
@@ -178,29 +173,19 @@ def imagenet_linear(config):
   10 epochs of warm-up, crops and flips. Their crops are cut to the image where ours are drawn again.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=16384, epochs=90.0)
+  recipes.imagenet(config, batch_size=16384, epochs=90.0)
   config.graft = ('runs/mae_imagenet',)
   config.method = spec(
     Supervised,
     encoder=encoder(variant='B', **SCAN),
     neck=spec(BatchNorm, eps=1e-6, use_scale=False, use_bias=False),
-    classifier=protocols.mlp(1000, kernel_init='trunc_normal_0.01'),
-    augment=spec(RandomViews, **PLAIN, **protocols.IMAGENET),
+    classifier=recipes.mlp(1000, kernel_init='trunc_normal_0.01'),
+    augment=spec(RandomViews, **PLAIN, **recipes.IMAGENET),
     freeze_encoder=True,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='larc', learning_rate=0.1, warmup='10 epochs', weight_decay=0.0, freeze='^encoder/')
 
 
-PRESETS = {
-  f.__name__: f for f in (digits, tiny_imagenet_cpu, cifar10_solo, imagenet, imagenet_large, imagenet_finetune, imagenet_linear)
-}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/mae.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, tiny_imagenet_cpu, cifar10_solo, imagenet, imagenet_large, imagenet_finetune, imagenet_linear)
+get_config = recipes.get_config(PRESETS)

@@ -3,11 +3,10 @@
 Presets: digits, digits_margin, cifar10_cpu, cifar10_cpu_margin, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.metric_learning import MetricLearning
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
@@ -20,14 +19,13 @@ def digits(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
   0.891 (raw pixels 0.845, random encoder 0.389).
   """
-  protocols.digits(config, learning_rate=4e-3)
+  recipes.digits(config, learning_rate=4e-3)
   config.method = spec(
     MetricLearning,
-    encoder=protocols.digits_encoder(),
-    head=protocols.mlp(64, 64),
-    augment=protocols.digits_views(),
+    encoder=recipes.digits_encoder(),
+    head=recipes.mlp(64, 64),
+    augment=recipes.digits_views(),
     margin=0.5,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -52,14 +50,13 @@ def cifar10_cpu(config):
 
   Status: not yet measured.
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     MetricLearning,
-    encoder=protocols.cifar10_cpu_encoder(),
-    head=protocols.mlp(128, 128),
-    augment=protocols.cifar10_cpu_views(),
+    encoder=recipes.cifar10_cpu_encoder(),
+    head=recipes.mlp(128, 128),
+    augment=recipes.cifar10_cpu_views(),
     margin=0.5,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -83,25 +80,17 @@ def imagenet(config):
   Chen et al. 2020, table 4, in SimCLR's setting; margins there were tuned and are not in our sources.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=4096, epochs=100.0)
+  recipes.imagenet(config, batch_size=4096, epochs=100.0)
   config.method = spec(
     MetricLearning,
     encoder=spec(ResNet, depth=50, projection='group', dtype='bfloat16'),
-    head=protocols.mlp(2048, 128),
+    head=recipes.mlp(2048, 128),
     augment=spec(RandomViews),
     margin=0.8,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
 
 
-PRESETS = {f.__name__: f for f in (digits, digits_margin, cifar10_cpu, cifar10_cpu_margin, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/metric_learning.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, digits_margin, cifar10_cpu, cifar10_cpu_margin, imagenet)
+get_config = recipes.get_config(PRESETS)

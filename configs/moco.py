@@ -3,12 +3,11 @@
 Presets: digits, cifar10_cpu, cifar10, cifar10_solo, imagenet_v1, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.moco import MoCo
 from sslax.models.resnet import ResNet
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
@@ -21,16 +20,15 @@ def digits(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
   0.894 (raw pixels 0.845, random encoder 0.389).
   """
-  protocols.digits(config, learning_rate=4e-3)
+  recipes.digits(config, learning_rate=4e-3)
   config.method = spec(
     MoCo,
-    encoder=protocols.digits_encoder(norm_groups=8),
-    head=protocols.mlp(64, 64, norm='none'),
-    augment=protocols.digits_views(),
+    encoder=recipes.digits_encoder(norm_groups=8),
+    head=recipes.mlp(64, 64, norm='none'),
+    augment=recipes.digits_views(),
     queue_size=1024,
     temperature=0.2,
     momentum=0.99,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -43,16 +41,15 @@ def cifar10_cpu(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 2 epochs instead of 6, 2 CPU cores: kNN 0.434 (k 200, T 0.1; raw pixels
   0.450, random encoder 0.300).
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     MoCo,
-    encoder=protocols.cifar10_cpu_encoder(norm_groups=8),
-    head=protocols.mlp(128, 128, norm='none'),
-    augment=protocols.cifar10_cpu_views(),
+    encoder=recipes.cifar10_cpu_encoder(norm_groups=8),
+    head=recipes.mlp(128, 128, norm='none'),
+    augment=recipes.cifar10_cpu_views(),
     queue_size=4096,
     temperature=0.2,
     momentum=0.99,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -61,21 +58,20 @@ def cifar10(config):
 
   python -m sslax.train --config=configs/moco.py:cifar10 --workdir=runs/moco_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10.
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see recipes.lightly_cifar10.
   Both directions, a bank of 8,192 at batch 512, BatchNorm in 8 groups of rows.
   Status: shape-checked, not yet run.
   """
-  protocols.lightly_cifar10(config)
+  recipes.lightly_cifar10(config)
   config.method = spec(
     MoCo,
-    encoder=protocols.lightly_encoder(norm_groups=8),
-    head=protocols.mlp(512, 128, norm='none'),
-    augment=protocols.lightly_views(),
+    encoder=recipes.lightly_encoder(norm_groups=8),
+    head=recipes.mlp(512, 128, norm='none'),
+    augment=recipes.lightly_views(),
     queue_size=8192,
     temperature=0.1,
     momentum=0.99,
     symmetric=True,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -84,21 +80,20 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/moco.py:cifar10_solo --workdir=runs/moco_cifar10_solo
 
-  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/mocov2plus.yaml; see protocols.solo_cifar10.
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/mocov2plus.yaml; see recipes.solo_cifar10.
   Theirs keeps a queue for each direction; here one takes the keys of both.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='sgd', learning_rate=0.3, weight_decay=1e-4)
+  recipes.solo_cifar10(config, name='sgd', learning_rate=0.3, weight_decay=1e-4)
   config.method = spec(
     MoCo,
-    encoder=protocols.solo_encoder(),
-    head=protocols.mlp(2048, 256, norm='none'),
-    augment=protocols.solo_symmetric(jitter=(0.4, 0.4, 0.4, 0.1)),
+    encoder=recipes.solo_encoder(),
+    head=recipes.mlp(2048, 256, norm='none'),
+    augment=recipes.solo_symmetric(jitter=(0.4, 0.4, 0.4, 0.1)),
     queue_size=65536,
     temperature=0.2,
     momentum=spec(Ramp, start=0.99, end=0.999),
     symmetric=True,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -111,16 +106,16 @@ def imagenet_v1(config):
   there, after it here.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=256, epochs=200.0)
+  recipes.imagenet(config, batch_size=256, epochs=200.0)
   config.method = spec(
     MoCo,
     encoder=spec(ResNet, depth=50, norm_groups=8, zero_init_residual=False, dtype='bfloat16'),
-    head=protocols.mlp(128),
-    augment=spec(RandomViews, area=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_prob=1.0, blur_prob=0.0, **protocols.IMAGENET),
+    head=recipes.mlp(128),
+    augment=spec(RandomViews, area=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_prob=1.0, blur_prob=0.0, **recipes.IMAGENET),
     queue_size=65536,
     temperature=0.07,
     momentum=0.999,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -143,27 +138,19 @@ def imagenet(config):
   shuffled keys.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=256, epochs=200.0)
+  recipes.imagenet(config, batch_size=256, epochs=200.0)
   config.method = spec(
     MoCo,
     encoder=spec(ResNet, depth=50, norm_groups=8, zero_init_residual=False, dtype='bfloat16'),
-    head=protocols.mlp(2048, 128, norm='none'),
-    augment=protocols.moco_v2_views(),
+    head=recipes.mlp(2048, 128, norm='none'),
+    augment=recipes.moco_v2_views(),
     queue_size=65536,
     temperature=0.2,
     momentum=0.999,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='sgd', learning_rate=0.03, per_epoch=True, warmup='0 steps', weight_decay=1e-4, exclude='')
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_solo, imagenet_v1, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/moco.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, imagenet_v1, imagenet)
+get_config = recipes.get_config(PRESETS)

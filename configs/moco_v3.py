@@ -3,19 +3,18 @@
 Presets: digits, cifar10_cpu, cifar10_solo, imagenet, imagenet_vit.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.moco_v3 import MoCoV3
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
 from sslax.ops.schedules import Ramp
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
 
 def head(*features, final_norm='bn_no_affine'):
   """Projector or predictor of the official code: no biases, BatchNorm and ReLU between, BatchNorm without affine at the end."""
-  return protocols.mlp(*features, bias=False, final_bias=False, final_norm=final_norm)
+  return recipes.mlp(*features, bias=False, final_bias=False, final_norm=final_norm)
 
 
 def digits(config):
@@ -26,16 +25,15 @@ def digits(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
   0.897 (raw pixels 0.845, random encoder 0.389).
   """
-  protocols.digits(config, learning_rate=3e-3)
+  recipes.digits(config, learning_rate=3e-3)
   config.method = spec(
     MoCoV3,
-    encoder=protocols.digits_encoder(),
+    encoder=recipes.digits_encoder(),
     head=head(128, 64),
     predictor=head(128, 64),
-    augment=protocols.digits_views(),
+    augment=recipes.digits_views(),
     temperature=0.2,
     momentum=spec(Ramp, start=0.9, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -47,16 +45,15 @@ def cifar10_cpu(config):
 
   Status: not yet measured.
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     MoCoV3,
-    encoder=protocols.cifar10_cpu_encoder(),
+    encoder=recipes.cifar10_cpu_encoder(),
     head=head(256, 128),
     predictor=head(256, 128),
-    augment=protocols.cifar10_cpu_views(),
+    augment=recipes.cifar10_cpu_views(),
     temperature=0.2,
     momentum=spec(Ramp, start=0.99, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -65,19 +62,18 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/moco_v3.py:cifar10_solo --workdir=runs/moco_v3_cifar10_solo
 
-  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/mocov3.yaml; see protocols.solo_cifar10.
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/mocov3.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-6)
+  recipes.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-6)
   config.method = spec(
     MoCoV3,
-    encoder=protocols.solo_encoder(),
+    encoder=recipes.solo_encoder(),
     head=head(4096, 256),
     predictor=head(4096, 256, final_norm='none'),
-    augment=protocols.solo_asymmetric(),
+    augment=recipes.solo_asymmetric(),
     temperature=0.2,
     momentum=spec(Ramp, start=0.99, end=1.0),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -89,16 +85,16 @@ def imagenet(config):
   The official code, CONFIG.md: batch 4096, LARS 0.3 x batch / 256, crops from 0.2.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=4096, epochs=300.0)
+  recipes.imagenet(config, batch_size=4096, epochs=300.0)
   config.method = spec(
     MoCoV3,
     encoder=spec(ResNet, depth=50, dtype='bfloat16'),
     head=head(4096, 256),
     predictor=head(4096, 256, final_norm='none'),
-    augment=protocols.byol_views((0.2, 1.0)),
+    augment=recipes.byol_views((0.2, 1.0)),
     temperature=1.0,
     momentum=spec(Ramp, start=0.99, end=1.0),
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
 
@@ -112,17 +108,17 @@ def imagenet_vit(config):
   projection stays random.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=4096, epochs=300.0)
+  recipes.imagenet(config, batch_size=4096, epochs=300.0)
   encoder = spec(ViT, variant='S', heads=12, positions='sincos_moco', weight_init='moco', freeze_patch=True, dtype='bfloat16')
   config.method = spec(
     MoCoV3,
     encoder=encoder,
     head=head(4096, 4096, 256),
     predictor=head(4096, 256),
-    augment=protocols.byol_views(),
+    augment=recipes.byol_views(),
     temperature=0.2,
     momentum=spec(Ramp, start=0.99, end=1.0),
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -135,13 +131,5 @@ def imagenet_vit(config):
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10_solo, imagenet, imagenet_vit)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/moco_v3.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10_solo, imagenet, imagenet_vit)
+get_config = recipes.get_config(PRESETS)

@@ -3,17 +3,16 @@
 Presets: digits, cifar10_cpu, cifar10, cifar10_solo, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.nnclr import NNCLR
 from sslax.models.resnet import ResNet
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
 
 def projector(*features):
   """BatchNorm after every layer."""
-  return protocols.mlp(*features, final_norm='bn')
+  return recipes.mlp(*features, final_norm='bn')
 
 
 def digits(config):
@@ -24,16 +23,15 @@ def digits(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
   0.909 (raw pixels 0.845, random encoder 0.389).
   """
-  protocols.digits(config, learning_rate=4e-3)
+  recipes.digits(config, learning_rate=4e-3)
   config.method = spec(
     NNCLR,
-    encoder=protocols.digits_encoder(),
+    encoder=recipes.digits_encoder(),
     head=projector(128, 64),
-    predictor=protocols.mlp(128, 64),
-    augment=protocols.digits_views(),
+    predictor=recipes.mlp(128, 64),
+    augment=recipes.digits_views(),
     queue_size=1024,
     temperature=0.2,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -45,16 +43,15 @@ def cifar10_cpu(config):
 
   Status: not yet measured.
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     NNCLR,
-    encoder=protocols.cifar10_cpu_encoder(),
+    encoder=recipes.cifar10_cpu_encoder(),
     head=projector(256, 128),
-    predictor=protocols.mlp(256, 128),
-    augment=protocols.cifar10_cpu_views(),
+    predictor=recipes.mlp(256, 128),
+    augment=recipes.cifar10_cpu_views(),
     queue_size=4096,
     temperature=0.2,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -63,20 +60,19 @@ def cifar10(config):
 
   python -m sslax.train --config=configs/nnclr.py:cifar10 --workdir=runs/nnclr_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10.
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see recipes.lightly_cifar10.
   Their NT-Xent counts all other views as negatives; here the predictions of the batch, as in the paper.
   Status: shape-checked, not yet run.
   """
-  protocols.lightly_cifar10(config)
+  recipes.lightly_cifar10(config)
   config.method = spec(
     NNCLR,
-    encoder=protocols.lightly_encoder(),
+    encoder=recipes.lightly_encoder(),
     head=projector(2048, 256),
-    predictor=protocols.mlp(4096, 256),
-    augment=protocols.lightly_views(),
+    predictor=recipes.mlp(4096, 256),
+    augment=recipes.lightly_views(),
     queue_size=8192,
     temperature=0.5,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -85,19 +81,18 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/nnclr.py:cifar10_solo --workdir=runs/nnclr_cifar10_solo
 
-  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/nnclr.yaml; see protocols.solo_cifar10.
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/nnclr.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='larc', learning_rate=0.4, weight_decay=1e-5)
+  recipes.solo_cifar10(config, name='larc', learning_rate=0.4, weight_decay=1e-5)
   config.method = spec(
     NNCLR,
-    encoder=protocols.solo_encoder(),
-    head=protocols.mlp(2048, 2048, 256, final_norm='bn'),
-    predictor=protocols.mlp(4096, 256),
-    augment=protocols.solo_asymmetric(),
+    encoder=recipes.solo_encoder(),
+    head=recipes.mlp(2048, 2048, 256, final_norm='bn'),
+    predictor=recipes.mlp(4096, 256),
+    augment=recipes.solo_asymmetric(),
     queue_size=65536,
     temperature=0.2,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -109,27 +104,19 @@ def imagenet(config):
   The paper: batch 4096, LARS 0.3 x batch / 256, weight decay 1e-6, 10 epochs of warm-up, a queue of 98,304, temperature 0.1.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=4096, epochs=1000.0)
+  recipes.imagenet(config, batch_size=4096, epochs=1000.0)
   config.method = spec(
     NNCLR,
     encoder=spec(ResNet, depth=50, dtype='bfloat16'),
     head=projector(2048, 2048, 256),
-    predictor=protocols.mlp(4096, 256),
-    augment=protocols.byol_views(),
+    predictor=recipes.mlp(4096, 256),
+    augment=recipes.byol_views(),
     queue_size=98304,
     temperature=0.1,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_solo, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/nnclr.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, imagenet)
+get_config = recipes.get_config(PRESETS)

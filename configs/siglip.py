@@ -3,20 +3,21 @@
 Presets: digits, fashion_cpu, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
+from sslax.inputs.image import Image
+from sslax.inputs.text import Text
 from sslax.methods.siglip import SigLIP
 from sslax.models.resnet import ResNet
 from sslax.models.text import TextTransformer
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
 
 def linear(width, embed):
   """A tower's projection into the joint space."""
-  return protocols.mlp(embed, kernel_init=f'normal_{width**-0.5:.6f}')
+  return recipes.mlp(embed, kernel_init=f'normal_{width**-0.5:.6f}')
 
 
 def crop(**changes):
@@ -39,17 +40,16 @@ def digits(config):
 
   Status: measured on 2026-11-22, one seed: zero-shot 0.776 (chance 0.100), 5 labels a class 0.923; raw pixels 0.845.
   """
-  protocols.digits(config, epochs=60.0)
+  recipes.digits(config, epochs=60.0)
   config.data.train, config.data.test = 'digits:captions@train', 'digits:captions@test'
-  config.data.text, config.data.text_length = 'bytes', 40
   config.method = spec(
     SigLIP,
-    encoder=protocols.digits_encoder(),
+    encoder=recipes.digits_encoder(),
     text=text(width=64, depth=2, heads=4, vocab_size=259, length=40, pool='mean'),
     head=linear(64, 64),
     text_head=linear(64, 64),
-    augment=protocols.digits_views(count=1),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.digits_views(count=1),
+    caption=spec(Text, tokenizer='bytes', length=40),
   )
 
 
@@ -64,7 +64,6 @@ def fashion_cpu(config):
   among five 0.492 (chance 0.025, 0.125); image R@10 0.109, text R@10 0.110 (chance 0.006); the loss was still falling.
   """
   config.data.train, config.data.test = 'tar:/data/fashion_captions/train-*.tar', 'tar:/data/fashion_captions/test-*.tar'
-  config.data.image_size, config.data.text, config.data.text_length = 64, 'bytes', 56
   config.batch_size, config.num_epochs = 256, 30.0
   config.method = spec(
     SigLIP,
@@ -73,7 +72,7 @@ def fashion_cpu(config):
     head=linear(128, 64),
     text_head=linear(64, 64),
     augment=crop(size=64, area=(0.6, 1.0), flip=0.5),
-    microbatches=config.get_ref('microbatches'),
+    caption=spec(Text, tokenizer='bytes', length=56),
   )
   config.optim = spec(
     Optimizer, name='adamw', learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=0.1, b2=0.95, eps=1e-6
@@ -93,7 +92,6 @@ def imagenet(config):
   Status: shape-checked, not yet run.
   """
   config.data.train, config.data.test = 'tar:/data/pairs/*.tar', 'tfds:imagenet2012@validation'
-  config.data.image_size, config.data.crop_on, config.data.text, config.data.text_length = 224, 'host', 'bpe', 16
   config.batch_size, config.num_steps = 32768, 274_658
   config.method = spec(
     SigLIP,
@@ -101,7 +99,8 @@ def imagenet(config):
     text=text(width=768, heads=12, length=16, pool='last', scan=True, remat='full', dtype='bfloat16'),
     text_head=linear(768, 768),
     augment=crop(),
-    microbatches=config.get_ref('microbatches'),
+    caption=spec(Text, tokenizer='bpe', length=16),
+    image=spec(Image, crop_on='host'),
   )
   config.optim = spec(
     Optimizer,
@@ -115,13 +114,5 @@ def imagenet(config):
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, fashion_cpu, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/siglip.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, fashion_cpu, imagenet)
+get_config = recipes.get_config(PRESETS)

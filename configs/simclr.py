@@ -3,12 +3,11 @@
 Presets: digits, cifar10_cpu, cifar10, cifar10_solo, cifar10_simclr, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.simclr import SimCLR
 from sslax.models.mlp import MLP
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
@@ -31,14 +30,13 @@ def digits(config):
   draws: 0.765 / 0.907 / 0.923 (raw pixels 0.678 / 0.845 / 0.867, random encoder 0.260 / 0.389 / 0.421). Temperature, crops and
   batch size were chosen among a dozen short runs by these accuracies on the same 500 test digits: a little of it is selection.
   """
-  protocols.digits(config)
+  recipes.digits(config)
   config.method = spec(
     SimCLR,
-    encoder=protocols.digits_encoder(),
+    encoder=recipes.digits_encoder(),
     head=official_head(64, 64),
-    augment=protocols.digits_views(),
+    augment=recipes.digits_views(),
     temperature=0.2,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -51,14 +49,13 @@ def cifar10_cpu(config):
   Status: measured on 2026-11-22, 2 CPU cores (shared), 15 minutes. kNN (k 200, T 0.1, all 50,000 training images) on the 10,000
   test images 0.497, raw pixels with the same kNN 0.450; linear probe 0.530.
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     SimCLR,
-    encoder=protocols.cifar10_cpu_encoder(),
+    encoder=recipes.cifar10_cpu_encoder(),
     head=official_head(128, 128),
-    augment=protocols.cifar10_cpu_views(),
+    augment=recipes.cifar10_cpu_views(),
     temperature=0.2,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -67,18 +64,17 @@ def cifar10(config):
 
   python -m sslax.train --config=configs/simclr.py:cifar10 --workdir=runs/simclr_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10. 87
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see recipes.lightly_cifar10. 87
   minutes on an A6000.
   Status: shape-checked, not yet run to the end.
   """
-  protocols.lightly_cifar10(config)
+  recipes.lightly_cifar10(config)
   config.method = spec(
     SimCLR,
-    encoder=protocols.lightly_encoder(),
-    head=protocols.mlp(512, 128, bias=False, final_bias=False, final_norm='bn'),
-    augment=protocols.lightly_views(),
+    encoder=recipes.lightly_encoder(),
+    head=recipes.mlp(512, 128, bias=False, final_bias=False, final_norm='bn'),
+    augment=recipes.lightly_views(),
     temperature=0.5,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -87,17 +83,16 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/simclr.py:cifar10_solo --workdir=runs/simclr_cifar10_solo
 
-  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/simclr.yaml; see protocols.solo_cifar10.
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/simclr.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='larc', learning_rate=0.4, weight_decay=1e-4)
+  recipes.solo_cifar10(config, name='larc', learning_rate=0.4, weight_decay=1e-4)
   config.method = spec(
     SimCLR,
-    encoder=protocols.solo_encoder(),
-    head=protocols.mlp(2048, 256, norm='none'),
-    augment=protocols.solo_symmetric(),
+    encoder=recipes.solo_encoder(),
+    head=recipes.mlp(2048, 256, norm='none'),
+    augment=recipes.solo_symmetric(),
     temperature=0.2,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -110,7 +105,7 @@ def cifar10_simclr(config):
   1] without mean and std.
   Status: shape-checked, not yet run.
   """
-  config.data.train, config.data.test, config.data.image_size = 'tfds:cifar10@train', 'tfds:cifar10@test', 32
+  config.data.train, config.data.test = 'tfds:cifar10@train', 'tfds:cifar10@test'
   config.batch_size, config.num_epochs = 512, 1000.0
   config.method = spec(
     SimCLR,
@@ -118,7 +113,6 @@ def cifar10_simclr(config):
     head=official_head(512),
     augment=spec(RandomViews, size=32, area=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_prob=0.0),
     temperature=0.5,
-    microbatches=config.get_ref('microbatches'),
   )
   config.optim = spec(Optimizer, name='lars', learning_rate=1.0, scaling='linear', warmup='10 epochs', weight_decay=1e-4)
   config.checkpoint.every_steps = 970
@@ -137,25 +131,17 @@ def imagenet(config):
   The paper's hardware: 128 TPU v3 cores, 1.5 hours.
   Status: shape-checked under jax.eval_shape, not yet run.
   """
-  protocols.imagenet(config, batch_size=4096, epochs=100.0)
+  recipes.imagenet(config, batch_size=4096, epochs=100.0)
   config.method = spec(
     SimCLR,
     encoder=spec(ResNet, depth=50, projection='group', dtype='bfloat16'),
     head=official_head(2048),
     augment=spec(RandomViews, size=224, area=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), brightness_impl='v1'),
     temperature=0.1,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='lars', learning_rate=0.3, scaling='linear', warmup='10 epochs', weight_decay=1e-6)
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_solo, cifar10_simclr, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/simclr.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, cifar10_simclr, imagenet)
+get_config = recipes.get_config(PRESETS)

@@ -7,13 +7,12 @@ imagenet_distill.
 The released code has no MoCo-style memory (the paper: about 1 % more), and neither has this.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.distill import Distill
 from sslax.methods.simclr import SimCLR
 from sslax.methods.supervised import Supervised
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import EXCLUDE, Optimizer
 from sslax.spec import spec
 
@@ -24,16 +23,16 @@ PLAIN = dict(count=1, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)  # a crop a
 def head(hidden, out=128):
   """Three layers, no biases, BatchNorm after each, the last one without offset or ReLU (model_util.py of the official code)."""
   last = dict(final_bias=False, final_norm='bn_no_bias')
-  return protocols.mlp(hidden, hidden, out, bias=False, **last, kernel_init='normal_0.01')
+  return recipes.mlp(hidden, hidden, out, bias=False, **last, kernel_init='normal_0.01')
 
 
 def first_layer(hidden):
   """The first layer of `head`, with its ReLU: what is kept for fine-tuning (ft_proj_selector=1)."""
-  return protocols.mlp(hidden, final_bias=False, final_norm='bn', final_activation=True, kernel_init='normal_0.01')
+  return recipes.mlp(hidden, final_bias=False, final_norm='bn', final_activation=True, kernel_init='normal_0.01')
 
 
 def classifier(classes):
-  return protocols.mlp(classes, kernel_init='normal_0.01')
+  return recipes.mlp(classes, kernel_init='normal_0.01')
 
 
 def finetune_from(run):
@@ -46,11 +45,11 @@ def teacher_from(run):
 
 
 def digits_encoder():
-  return protocols.digits_encoder(base=8, **SK)
+  return recipes.digits_encoder(base=8, **SK)
 
 
 def digits_plain():
-  return protocols.digits_views(**PLAIN, rotate=15.0, shear=15.0)
+  return recipes.digits_views(**PLAIN, rotate=15.0, shear=15.0)
 
 
 def digits(config):
@@ -60,14 +59,13 @@ def digits(config):
 
   Status: run for 640 of its 1,300 steps on a busy machine, as the start of the two presets below; not measured to the end.
   """
-  protocols.digits(config)
+  recipes.digits(config)
   config.method = spec(
     SimCLR,
     encoder=digits_encoder(),
     head=head(128, 64),
-    augment=protocols.digits_views(),
+    augment=recipes.digits_views(),
     temperature=0.2,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -82,7 +80,7 @@ def digits_finetune(config):
   Status: measured on 2026-11-22 from a pre-training of 640 of its 1,300 steps, one seed: accuracy on the 500 test digits 0.856;
   from scratch 0.728.
   """
-  protocols.digits(config, epochs=100.0, learning_rate=1e-3)
+  recipes.digits(config, epochs=100.0, learning_rate=1e-3)
   config.data.train, config.online.every_steps = 'digits:@train[:10%]', 0
   config.graft = finetune_from('runs/v2_digits')
   config.method = spec(
@@ -91,7 +89,6 @@ def digits_finetune(config):
     neck=first_layer(128),
     classifier=classifier(10),
     augment=digits_plain(),
-    microbatches=config.get_ref('microbatches'),
   )
   config.optim.weight_decay = 0.0
 
@@ -106,28 +103,27 @@ def digits_distill(config):
 
   Status: measured on 2026-11-22, one seed: accuracy on the 500 test digits 0.874, its teacher 0.856 (see digits_finetune).
   """
-  protocols.digits(config, epochs=60.0, learning_rate=2e-3)
+  recipes.digits(config, epochs=60.0, learning_rate=2e-3)
   config.online.every_steps = 0
   config.graft = teacher_from('runs/v2_digits_finetune')
   config.method = spec(
     Distill,
-    encoder=protocols.digits_encoder(base=8),
+    encoder=recipes.digits_encoder(base=8),
     classifier=classifier(10),
     teacher_encoder=digits_encoder(),
     teacher_neck=first_layer(128),
     teacher_classifier=classifier(10),
     augment=digits_plain(),
     temperature=1.0,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
 def cifar10_encoder():
-  return protocols.cifar10_cpu_encoder(base=16, **SK)
+  return recipes.cifar10_cpu_encoder(base=16, **SK)
 
 
 def cifar10_plain():
-  return protocols.cifar10_cpu_views(**PLAIN, area=(0.4, 1.0))
+  return recipes.cifar10_cpu_views(**PLAIN, area=(0.4, 1.0))
 
 
 def cifar10_cpu(config):
@@ -138,14 +134,13 @@ def cifar10_cpu(config):
 
   Status: run on 2026-11-22 with --config.num_epochs=4, 9 minutes on 2 shared CPU cores, as the start of the two presets below.
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     SimCLR,
     encoder=cifar10_encoder(),
     head=head(256, 128),
-    augment=protocols.cifar10_cpu_views(),
+    augment=recipes.cifar10_cpu_views(),
     temperature=0.2,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -163,7 +158,7 @@ def cifar10_finetune(config):
   ('@[10%:balanced]', --config.num_epochs=20) 0.535, from scratch 0.471; 1 % ('@[1%:balanced]', --config.num_epochs=60
   --config.batch_size=64) 0.416, from scratch 0.365. One to three minutes each on 2 shared CPU cores.
   """
-  protocols.cifar10_cpu(config, epochs=30.0, learning_rate=1e-3)
+  recipes.cifar10_cpu(config, epochs=30.0, learning_rate=1e-3)
   config.data.train = 'tfds:cifar10@train[:10%]'
   config.graft = finetune_from('runs/v2_cifar10')
   config.method = spec(
@@ -172,7 +167,6 @@ def cifar10_finetune(config):
     neck=first_layer(256),
     classifier=classifier(10),
     augment=cifar10_plain(),
-    microbatches=config.get_ref('microbatches'),
   )
   config.optim.weight_decay = 0.0
 
@@ -189,18 +183,17 @@ def cifar10_distill(config):
   Status: measured on 2026-11-22 with --config.num_epochs=4, one seed: accuracy on the 10,000 test images 0.527, its teacher 0.535
   (10 % of the labels, see cifar10_finetune); 3.5 minutes on 2 shared CPU cores.
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.graft = teacher_from('runs/v2_cifar10_finetune')
   config.method = spec(
     Distill,
-    encoder=protocols.cifar10_cpu_encoder(base=16),
+    encoder=recipes.cifar10_cpu_encoder(base=16),
     classifier=classifier(10),
     teacher_encoder=cifar10_encoder(),
     teacher_neck=first_layer(256),
     teacher_classifier=classifier(10),
     augment=cifar10_plain(),
     temperature=1.0,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -223,14 +216,14 @@ def imagenet(config):
   The paper's hardware: 128 Cloud TPUs.
   Status: shape-checked under jax.eval_shape, not yet run.
   """
-  protocols.imagenet(config, batch_size=4096, epochs=800.0)
+  recipes.imagenet(config, batch_size=4096, epochs=800.0)
   config.method = spec(
     SimCLR,
     encoder=imagenet_encoder(),
     head=head(2048),
     augment=spec(RandomViews, size=224, area=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2)),
     temperature=0.1,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='lars', learning_rate=0.1, scaling='sqrt', warmup='5%', weight_decay=1e-4)
 
@@ -245,7 +238,7 @@ def imagenet_finetune(config):
   weight decay, crops and flips only.
   Status: shape-checked under jax.eval_shape, not yet run.
   """
-  protocols.imagenet(config, batch_size=1024, epochs=30.0)
+  recipes.imagenet(config, batch_size=1024, epochs=30.0)
   config.data.train = 'tfds:imagenet2012_subset/10pct@train'
   config.graft = finetune_from('runs/v2_imagenet')
   config.method = spec(
@@ -254,7 +247,7 @@ def imagenet_finetune(config):
     neck=first_layer(2048),
     classifier=classifier(1000),
     augment=spec(RandomViews, size=224, **PLAIN),
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -277,7 +270,7 @@ def imagenet_distill(config):
   in pre-training; crops and flips only; temperature 1 (0.1 for self-distillation).
   Status: shape-checked under jax.eval_shape, not yet run.
   """
-  protocols.imagenet(config, batch_size=4096, epochs=400.0)
+  recipes.imagenet(config, batch_size=4096, epochs=400.0)
   config.graft = teacher_from('runs/v2_imagenet_finetune')
   config.method = spec(
     Distill,
@@ -288,7 +281,7 @@ def imagenet_distill(config):
     teacher_classifier=classifier(1000),
     augment=spec(RandomViews, size=224, **PLAIN),
     temperature=1.0,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -301,26 +294,15 @@ def imagenet_distill(config):
   )
 
 
-PRESETS = {
-  f.__name__: f
-  for f in (
-    digits,
-    digits_finetune,
-    digits_distill,
-    cifar10_cpu,
-    cifar10_finetune,
-    cifar10_distill,
-    imagenet,
-    imagenet_finetune,
-    imagenet_distill,
-  )
-}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/simclr_v2.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(
+  digits,
+  digits_finetune,
+  digits_distill,
+  cifar10_cpu,
+  cifar10_finetune,
+  cifar10_distill,
+  imagenet,
+  imagenet_finetune,
+  imagenet_distill,
+)
+get_config = recipes.get_config(PRESETS)

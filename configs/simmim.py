@@ -3,11 +3,10 @@
 Presets: digits, tiny_imagenet_cpu, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.simmim import SimMIM
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import EXCLUDE, Optimizer
 from sslax.spec import spec
 
@@ -27,13 +26,12 @@ def digits(config):
 
   Status: not yet measured.
   """
-  protocols.digits(config, epochs=150.0)
+  recipes.digits(config, epochs=150.0)
   config.method = spec(
     SimMIM,
     encoder=spec(ViT, width=64, depth=4, heads=4, patch=2, pool='mean'),
-    augment=protocols.digits_views(**PLAIN),
+    augment=recipes.digits_views(**PLAIN),
     mask_unit=4,
-    microbatches=config.get_ref('microbatches'),
   )
   config.optim = adamw(2e-3, scaling='none', warmup='5%')
 
@@ -48,14 +46,12 @@ def tiny_imagenet_cpu(config):
   Status: shape-checked, not yet run.
   """
   config.data.train, config.data.test = 'parquet:/data/tiny_imagenet_50/train-*', 'parquet:/data/tiny_imagenet_50/validation-*'
-  config.data.image_size = 64
   config.batch_size, config.num_epochs = 128, 12.0
   config.method = spec(
     SimMIM,
     encoder=spec(ViT, width=192, depth=6, heads=3, patch=8, pool='mean'),
-    augment=spec(RandomViews, **PLAIN, size=64, area=(0.2, 1.0), interpolation='bilinear', **protocols.IMAGENET),
+    augment=spec(RandomViews, **PLAIN, size=64, area=(0.2, 1.0), interpolation='bilinear', **recipes.IMAGENET),
     mask_unit=16,
-    microbatches=config.get_ref('microbatches'),
   )
   config.optim = adamw(1e-3, scaling='none', warmup='5%')
   config.checkpoint.every_steps = 500
@@ -73,23 +69,15 @@ def imagenet(config):
   --config.method.encoder.positions=learnt and the rate 1.25e-3 x batch / 512.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=2048, epochs=800.0)
+  recipes.imagenet(config, batch_size=2048, epochs=800.0)
   config.method = spec(
     SimMIM,
     encoder=spec(ViT, variant='B', drop_path=0.1, scan=True, dtype='bfloat16'),
-    augment=spec(RandomViews, **PLAIN, area=(0.67, 1.0), **protocols.IMAGENET),
-    microbatches=config.get_ref('microbatches'),
+    augment=spec(RandomViews, **PLAIN, area=(0.67, 1.0), **recipes.IMAGENET),
+    image=recipes.photos(),
   )
   config.optim = adamw(1e-4, reference_batch=512, warmup='10 epochs', schedule='multistep', milestones=('700 epochs',))
 
 
-PRESETS = {f.__name__: f for f in (digits, tiny_imagenet_cpu, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/simmim.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, tiny_imagenet_cpu, imagenet)
+get_config = recipes.get_config(PRESETS)

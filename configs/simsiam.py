@@ -3,22 +3,21 @@
 Presets: digits, cifar10_cpu, cifar10, cifar10_paper, cifar10_solo, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.simsiam import SimSiam
 from sslax.models.resnet import ResNet
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
 
 def projector(*features, final_norm='bn_no_affine'):
   """No biases, BatchNorm after every layer, without affine after the last (official code)."""
-  return protocols.mlp(*features, bias=False, final_bias=False, final_norm=final_norm)
+  return recipes.mlp(*features, bias=False, final_bias=False, final_norm=final_norm)
 
 
 def predictor(*features):
   """A bottleneck; the last layer has a bias and no BatchNorm."""
-  return protocols.mlp(*features, bias=False)
+  return recipes.mlp(*features, bias=False)
 
 
 def digits(config):
@@ -29,14 +28,13 @@ def digits(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
   0.858 (raw pixels 0.845, random encoder 0.389).
   """
-  protocols.digits(config, learning_rate=5e-3)
+  recipes.digits(config, learning_rate=5e-3)
   config.method = spec(
     SimSiam,
-    encoder=protocols.digits_encoder(),
+    encoder=recipes.digits_encoder(),
     head=projector(128, 128),
     predictor=predictor(32, 128),
-    augment=protocols.digits_views(),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.digits_views(),
   )
   config.optim.constant = '^predictor/'
 
@@ -50,14 +48,13 @@ def cifar10_cpu(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 2 epochs instead of 6, 2 CPU cores: kNN 0.398 (k 200, T 0.1; raw pixels
   0.450, random encoder 0.300).
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     SimSiam,
-    encoder=protocols.cifar10_cpu_encoder(),
+    encoder=recipes.cifar10_cpu_encoder(),
     head=projector(256, 256),
     predictor=predictor(64, 256),
-    augment=protocols.cifar10_cpu_views(),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.cifar10_cpu_views(),
   )
   config.optim.constant = '^predictor/'
 
@@ -67,18 +64,17 @@ def cifar10(config):
 
   python -m sslax.train --config=configs/simsiam.py:cifar10 --workdir=runs/simsiam_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10.
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see recipes.lightly_cifar10.
   The rate is not scaled with the batch.
   Status: shape-checked, not yet run.
   """
-  protocols.lightly_cifar10(config, scale_rate=False)
+  recipes.lightly_cifar10(config, scale_rate=False)
   config.method = spec(
     SimSiam,
-    encoder=protocols.lightly_encoder(),
+    encoder=recipes.lightly_encoder(),
     head=projector(2048, 2048, final_norm='bn'),
     predictor=predictor(512, 2048),
-    augment=protocols.lightly_views(area=(0.2, 1.0)),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.lightly_views(area=(0.2, 1.0)),
   )
 
 
@@ -90,15 +86,14 @@ def cifar10_paper(config):
   ResNet-18, SGD 0.03 x batch / 256, batch 512, weight decay 5e-4, cosine, a two-layer projector, no blur.
   Status: shape-checked, not yet run.
   """
-  protocols.lightly_cifar10(config)
+  recipes.lightly_cifar10(config)
   config.num_epochs = 800.0
   config.method = spec(
     SimSiam,
     encoder=spec(ResNet, depth=18, stem='cifar', dtype='bfloat16'),
     head=projector(2048, 2048),
     predictor=predictor(512, 2048),
-    augment=protocols.lightly_views(area=(0.2, 1.0)),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.lightly_views(area=(0.2, 1.0)),
   )
   config.optim = spec(
     Optimizer, name='sgd', learning_rate=0.03, warmup='0 steps', weight_decay=5e-4, exclude='', constant='^predictor/'
@@ -110,17 +105,16 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/simsiam.py:cifar10_solo --workdir=runs/simsiam_cifar10_solo
 
-  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/simsiam.yaml; see protocols.solo_cifar10.
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/simsiam.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='sgd', learning_rate=0.5, weight_decay=1e-5)
+  recipes.solo_cifar10(config, name='sgd', learning_rate=0.5, weight_decay=1e-5)
   config.method = spec(
     SimSiam,
-    encoder=protocols.solo_encoder(),
+    encoder=recipes.solo_encoder(),
     head=projector(2048, 2048, 2048),
     predictor=predictor(512, 2048),
-    augment=protocols.solo_symmetric(jitter=(0.4, 0.4, 0.4, 0.1)),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.solo_symmetric(jitter=(0.4, 0.4, 0.4, 0.1)),
   )
   config.optim.constant = '^predictor/'
 
@@ -134,14 +128,14 @@ def imagenet(config):
   peak rate.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=512, epochs=100.0)
+  recipes.imagenet(config, batch_size=512, epochs=100.0)
   config.method = spec(
     SimSiam,
     encoder=spec(ResNet, depth=50, dtype='bfloat16'),
     head=projector(2048, 2048, 2048),
     predictor=predictor(512, 2048),
-    augment=protocols.moco_v2_views(),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.moco_v2_views(),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -155,13 +149,5 @@ def imagenet(config):
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_paper, cifar10_solo, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/simsiam.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_paper, cifar10_solo, imagenet)
+get_config = recipes.get_config(PRESETS)

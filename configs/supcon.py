@@ -3,11 +3,10 @@
 Presets: digits, cifar10_cpu, cifar10, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.supcon import SupCon
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
@@ -20,14 +19,13 @@ def digits(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
   0.946 (raw pixels 0.845, random encoder 0.389); it learns from the labels.
   """
-  protocols.digits(config)
+  recipes.digits(config)
   config.method = spec(
     SupCon,
-    encoder=protocols.digits_encoder(),
-    head=protocols.mlp(64, 64, norm='none'),
-    augment=protocols.digits_views(),
+    encoder=recipes.digits_encoder(),
+    head=recipes.mlp(64, 64, norm='none'),
+    augment=recipes.digits_views(),
     temperature=0.1,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -39,14 +37,13 @@ def cifar10_cpu(config):
 
   Status: not yet measured.
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     SupCon,
-    encoder=protocols.cifar10_cpu_encoder(),
-    head=protocols.mlp(128, 128, norm='none'),
-    augment=protocols.cifar10_cpu_views(),
+    encoder=recipes.cifar10_cpu_encoder(),
+    head=recipes.mlp(128, 128, norm='none'),
+    augment=recipes.cifar10_cpu_views(),
     temperature=0.1,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -60,7 +57,7 @@ def cifar10(config):
   Their loss has a factor 0.1 / 0.07, which is in the rate here and taken out of the weight decay.
   Status: shape-checked, not yet run.
   """
-  protocols.lightly_cifar10(config)
+  recipes.lightly_cifar10(config)
   config.batch_size, config.num_epochs = 1024, 1000.0
   augment = spec(
     RandomViews,
@@ -75,10 +72,9 @@ def cifar10(config):
   config.method = spec(
     SupCon,
     encoder=spec(ResNet, depth=50, stem='cifar', zero_init_residual=False, dtype='bfloat16'),
-    head=protocols.mlp(2048, 128, norm='none'),
+    head=recipes.mlp(2048, 128, norm='none'),
     augment=augment,
     temperature=0.1,
-    microbatches=config.get_ref('microbatches'),
   )
   config.optim = spec(
     Optimizer,
@@ -101,25 +97,17 @@ def imagenet(config):
   The paper: batch 6144, LARS, temperature 0.1. Its learning rate is not in our sources: SimCLR's 0.3 x batch / 256 is taken.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=6144, epochs=350.0)
+  recipes.imagenet(config, batch_size=6144, epochs=350.0)
   config.method = spec(
     SupCon,
     encoder=spec(ResNet, depth=50, dtype='bfloat16'),
-    head=protocols.mlp(2048, 128, norm='none'),
+    head=recipes.mlp(2048, 128, norm='none'),
     augment=spec(RandomViews),
     temperature=0.1,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/supcon.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, imagenet)
+get_config = recipes.get_config(PRESETS)

@@ -3,12 +3,11 @@
 Presets: digits, digits_finetune, cifar10_cpu, cifar10, imagenet_finetune.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.supervised import Supervised
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import EXCLUDE, Optimizer
 from sslax.spec import spec
 
@@ -24,14 +23,13 @@ def digits(config):
 
   Status: shape-checked; sixty steps of it are a test; not measured to the end.
   """
-  protocols.digits(config, epochs=40.0, learning_rate=2e-3)
+  recipes.digits(config, epochs=40.0, learning_rate=2e-3)
   config.online.every_steps = 0
   config.method = spec(
     Supervised,
-    encoder=protocols.digits_encoder(),
-    classifier=protocols.mlp(10),
-    augment=protocols.digits_views(**PLAIN, rotate=15.0, shear=15.0),
-    microbatches=config.get_ref('microbatches'),
+    encoder=recipes.digits_encoder(),
+    classifier=recipes.mlp(10),
+    augment=recipes.digits_views(**PLAIN, rotate=15.0, shear=15.0),
   )
 
 
@@ -62,13 +60,12 @@ def cifar10_cpu(config):
 
   Status: shape-checked, not yet run.
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     Supervised,
-    encoder=protocols.cifar10_cpu_encoder(),
-    classifier=protocols.mlp(10),
-    augment=protocols.cifar10_cpu_views(**PLAIN, area=(0.4, 1.0)),
-    microbatches=config.get_ref('microbatches'),
+    encoder=recipes.cifar10_cpu_encoder(),
+    classifier=recipes.mlp(10),
+    augment=recipes.cifar10_cpu_views(**PLAIN, area=(0.4, 1.0)),
   )
 
 
@@ -82,14 +79,13 @@ def cifar10(config):
   beneath the warm-up, here after it.
   Status: shape-checked, not yet run.
   """
-  config.data.train, config.data.test, config.data.image_size = 'tfds:cifar10@train', 'tfds:cifar10@test', 32
+  config.data.train, config.data.test = 'tfds:cifar10@train', 'tfds:cifar10@test'
   config.batch_size, config.num_epochs = 1024, 500.0
   config.method = spec(
     Supervised,
     encoder=spec(ResNet, depth=50, stem='cifar', zero_init_residual=False, dtype='bfloat16'),
-    classifier=protocols.mlp(10),
+    classifier=recipes.mlp(10),
     augment=spec(RandomViews, **PLAIN, size=32, area=(0.2, 1.0), interpolation='bilinear', mean=MEAN, std=STD),
-    microbatches=config.get_ref('microbatches'),
   )
   config.optim = spec(
     Optimizer,
@@ -119,19 +115,19 @@ def imagenet_finetune(config):
   than 83.6.
   Status: shape-checked under jax.eval_shape, not yet run.
   """
-  protocols.imagenet(config, batch_size=1024, epochs=100.0)
+  recipes.imagenet(config, batch_size=1024, epochs=100.0)
   config.graft = ('encoder=mae_pretrain_vit_base.safetensors',)
   config.method = spec(
     Supervised,
     encoder=spec(
       ViT, variant='B', pool='mean', positions='sincos_mae', weight_init='mae', drop_path=0.1, remat='full', dtype='bfloat16'
     ),
-    classifier=protocols.mlp(1000, kernel_init='trunc_normal_2e-5'),
-    augment=spec(RandomViews, **PLAIN, rand_augment=2, erase_prob=0.25, **protocols.IMAGENET),
+    classifier=recipes.mlp(1000, kernel_init='trunc_normal_2e-5'),
+    augment=spec(RandomViews, **PLAIN, rand_augment=2, erase_prob=0.25, **recipes.IMAGENET),
     label_smoothing=0.1,
     mixup=0.8,
     cutmix=1.0,
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -146,13 +142,5 @@ def imagenet_finetune(config):
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, digits_finetune, cifar10_cpu, cifar10, imagenet_finetune)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/supervised.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, digits_finetune, cifar10_cpu, cifar10, imagenet_finetune)
+get_config = recipes.get_config(PRESETS)

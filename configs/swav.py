@@ -3,13 +3,12 @@
 Presets: digits, cifar10_cpu, cifar10, cifar10_solo, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.swav import SwAV
 from sslax.models.prototypes import Prototypes
 from sslax.models.resnet import ResNet
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import MultiCrop, RandomViews
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
@@ -22,16 +21,15 @@ def digits(config):
   Status: measured on 2026-11-22, one seed, 3.5 minutes: nearest centroid with 5 labels a class 0.907 +- 0.018 (raw pixels 0.845,
   random encoder 0.389); with 60 epochs 0.829.
   """
-  protocols.digits(config)
+  recipes.digits(config)
   config.method = spec(
     SwAV,
-    encoder=protocols.digits_encoder(),
-    head=protocols.mlp(64, 64),
+    encoder=recipes.digits_encoder(),
+    head=recipes.mlp(64, 64),
     prototypes=spec(Prototypes, count=32),
     epsilon=0.03,
-    augment=spec(MultiCrop, large=protocols.digits_views()),
+    augment=spec(MultiCrop, large=recipes.digits_views()),
     train_prototypes=spec(Ramp, start=0.0, end=1.0, shape='step', duration='1 epochs'),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -44,15 +42,14 @@ def cifar10_cpu(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 2 epochs instead of 6, 2 CPU cores: kNN 0.394 (k 200, T 0.1; raw pixels
   0.450, random encoder 0.300).
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     SwAV,
-    encoder=protocols.cifar10_cpu_encoder(),
-    head=protocols.mlp(128, 128),
+    encoder=recipes.cifar10_cpu_encoder(),
+    head=recipes.mlp(128, 128),
     prototypes=spec(Prototypes, count=256),
-    augment=spec(MultiCrop, large=protocols.cifar10_cpu_views()),
+    augment=spec(MultiCrop, large=recipes.cifar10_cpu_views()),
     train_prototypes=spec(Ramp, start=0.0, end=1.0, shape='step', duration='20 steps'),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -61,11 +58,11 @@ def cifar10(config):
 
   python -m sslax.train --config=configs/swav.py:cifar10 --workdir=runs/swav_cifar10
 
-  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see protocols.lightly_cifar10.
+  Source of recipe and number: lightly @ e8d317f, cifar10_benchmark.py and benchmarks.rst; see recipes.lightly_cifar10.
   Adam 1e-3 x batch / 128, weight decay 1e-6, 512 prototypes.
   Status: shape-checked, not yet run.
   """
-  protocols.lightly_cifar10(config)
+  recipes.lightly_cifar10(config)
   config.optim = spec(
     Optimizer,
     name='adam',
@@ -78,12 +75,11 @@ def cifar10(config):
   )
   config.method = spec(
     SwAV,
-    encoder=protocols.lightly_encoder(),
-    head=protocols.mlp(512, 128),
+    encoder=recipes.lightly_encoder(),
+    head=recipes.mlp(512, 128),
     prototypes=spec(Prototypes, count=512),
-    augment=spec(MultiCrop, large=protocols.lightly_views(area=(0.14, 1.0))),
+    augment=spec(MultiCrop, large=recipes.lightly_views(area=(0.14, 1.0))),
     train_prototypes=spec(Ramp, start=0.0, end=1.0, shape='step', duration='0 steps'),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -92,20 +88,19 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/swav.py:cifar10_solo --workdir=runs/swav_cifar10_solo
 
-  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/swav.yaml; see protocols.solo_cifar10.
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/swav.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='larc', learning_rate=0.6, weight_decay=1e-6)
+  recipes.solo_cifar10(config, name='larc', learning_rate=0.6, weight_decay=1e-6)
   config.method = spec(
     SwAV,
-    encoder=protocols.solo_encoder(),
-    head=protocols.mlp(2048, 128),
+    encoder=recipes.solo_encoder(),
+    head=recipes.mlp(2048, 128),
     prototypes=spec(Prototypes, count=3000),
-    augment=spec(MultiCrop, large=protocols.solo_symmetric()),
+    augment=spec(MultiCrop, large=recipes.solo_symmetric()),
     queue_size=3840,
     queue_from=spec(Ramp, start=0.0, end=1.0, shape='step', duration='50 epochs'),
     train_prototypes=spec(Ramp, start=0.0, end=1.0, shape='step', duration='2 epochs'),
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -119,7 +114,7 @@ def imagenet(config):
   0.228 there.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=4096, epochs=400.0)
+  recipes.imagenet(config, batch_size=4096, epochs=400.0)
   views = dict(jitter=(0.8, 0.8, 0.8, 0.2), mean=(0.485, 0.456, 0.406), std=(0.228, 0.224, 0.225))
   augment = spec(
     MultiCrop,
@@ -129,11 +124,11 @@ def imagenet(config):
   config.method = spec(
     SwAV,
     encoder=spec(ResNet, depth=50, zero_init_residual=False, dtype='bfloat16'),
-    head=protocols.mlp(2048, 128),
+    head=recipes.mlp(2048, 128),
     prototypes=spec(Prototypes, count=3000),
     augment=augment,
     train_prototypes=spec(Ramp, start=0.0, end=1.0, shape='step', duration='313 steps'),
-    microbatches=config.get_ref('microbatches'),
+    image=recipes.photos(),
   )
   config.optim = spec(
     Optimizer,
@@ -148,13 +143,5 @@ def imagenet(config):
   )
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10, cifar10_solo, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/swav.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, imagenet)
+get_config = recipes.get_config(PRESETS)

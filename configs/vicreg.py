@@ -3,17 +3,16 @@
 Presets: digits, cifar10_cpu, cifar10_solo, imagenet.
 """
 
-from sslax import protocols
+from sslax import recipes
 from sslax.methods.vicreg import VICReg
 from sslax.models.resnet import ResNet
-from sslax.run.config import base_config, unknown_preset
 from sslax.run.optim import Optimizer
 from sslax.spec import spec
 
 
 def expander(*features):
   """BatchNorm and ReLU between, no bias in the last layer (official code)."""
-  return protocols.mlp(*features, final_bias=False)
+  return recipes.mlp(*features, final_bias=False)
 
 
 def digits(config):
@@ -24,13 +23,12 @@ def digits(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 60 epochs, not 130, one seed: nearest centroid with 5 labels a class
   0.903 (raw pixels 0.845, random encoder 0.389).
   """
-  protocols.digits(config)
+  recipes.digits(config)
   config.method = spec(
     VICReg,
-    encoder=protocols.digits_encoder(),
+    encoder=recipes.digits_encoder(),
     head=expander(256, 256),
-    augment=protocols.digits_views(),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.digits_views(),
   )
 
 
@@ -43,13 +41,12 @@ def cifar10_cpu(config):
   Status: measured on 2026-11-22 in `sslax.compare` with 2 epochs instead of 6, 2 CPU cores: kNN 0.452 (k 200, T 0.1; raw pixels
   0.450, random encoder 0.300).
   """
-  protocols.cifar10_cpu(config)
+  recipes.cifar10_cpu(config)
   config.method = spec(
     VICReg,
-    encoder=protocols.cifar10_cpu_encoder(),
+    encoder=recipes.cifar10_cpu_encoder(),
     head=expander(512, 512),
-    augment=protocols.cifar10_cpu_views(),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.cifar10_cpu_views(),
   )
 
 
@@ -58,19 +55,18 @@ def cifar10_solo(config):
 
   python -m sslax.train --config=configs/vicreg.py:cifar10_solo --workdir=runs/vicreg_cifar10_solo
 
-  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/vicreg.yaml; see protocols.solo_cifar10.
+  Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/vicreg.yaml; see recipes.solo_cifar10.
   Their variance term is not halved: 50 here is their 25.
   Status: shape-checked, not yet run.
   """
-  protocols.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-4)
-  augment = protocols.solo_symmetric(area=(0.2, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0, solarize_prob=0.1)
+  recipes.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-4)
+  augment = recipes.solo_symmetric(area=(0.2, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0, solarize_prob=0.1)
   config.method = spec(
     VICReg,
-    encoder=protocols.solo_encoder(),
-    head=protocols.mlp(2048, 2048, 2048),
+    encoder=recipes.solo_encoder(),
+    head=recipes.mlp(2048, 2048, 2048),
     augment=augment,
     variance=50.0,
-    microbatches=config.get_ref('microbatches'),
   )
 
 
@@ -82,24 +78,16 @@ def imagenet(config):
   The official code: batch 2048, LARS 0.2 x batch / 256, weight decay 1e-6, 10 epochs of warm-up, cosine to a thousandth.
   Status: shape-checked, not yet run.
   """
-  protocols.imagenet(config, batch_size=2048, epochs=1000.0)
+  recipes.imagenet(config, batch_size=2048, epochs=1000.0)
   config.method = spec(
     VICReg,
     encoder=spec(ResNet, depth=50, dtype='bfloat16'),
     head=expander(8192, 8192, 8192),
-    augment=protocols.byol_views(),
-    microbatches=config.get_ref('microbatches'),
+    augment=recipes.byol_views(),
+    image=recipes.photos(),
   )
   config.optim = spec(Optimizer, name='lars', learning_rate=0.2, warmup='10 epochs', weight_decay=1e-6, end_fraction=0.001)
 
 
-PRESETS = {f.__name__: f for f in (digits, cifar10_cpu, cifar10_solo, imagenet)}
-
-
-def get_config(preset: str = 'digits'):
-  """The config of a preset: --config=configs/vicreg.py:PRESET."""
-  config = base_config()
-  if preset not in PRESETS:
-    raise unknown_preset(preset, PRESETS)
-  PRESETS[preset](config)
-  return config
+PRESETS = recipes.presets(digits, cifar10_cpu, cifar10_solo, imagenet)
+get_config = recipes.get_config(PRESETS)

@@ -7,6 +7,7 @@ No registry and no import side effects. Every argument of the target becomes a l
 flag (`--config.method.temperature=0.2`), the saved config is complete, and a misspelt argument fails when the config is read.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -33,14 +34,25 @@ def spec(target: Any, /, **arguments: Any) -> ml_collections.ConfigDict:
   parameters = _parameters(target)
   _check(_name(target, sys._getframe(1)), parameters, arguments)
   node = {'make': _name(target, sys._getframe(1))}
-  for key, parameter in parameters.items():
-    value = arguments.get(key, parameter.default)
-    if isinstance(value, int) and not isinstance(value, bool) and parameter.annotation in (float, 'float'):
-      value = float(value)  # so that `--config.key=0.5` is not refused as a wrong type
-    if _is_config(value):
-      node[key] = value
+  node.update(_leaves(parameters, arguments))
   node.update({k: v for k, v in arguments.items() if k not in node})
   return ml_collections.ConfigDict(node)
+
+
+def complete(node: Any, where: str = 'config') -> Any:
+  """A saved node, and those inside it, with the arguments that its targets have got since: those with a default.
+
+  Raises:
+    UserError: what a node names does not exist any more.
+  """
+  if isinstance(node, (tuple, list)):
+    return tuple(complete(item, f'{where}[{i}]') for i, item in enumerate(node))
+  if not isinstance(node, dict):
+    return node
+  inside = {key: complete(value, f'{where}.{key}') for key, value in node.items()}
+  if 'make' not in inside:
+    return inside
+  return {**_leaves(_parameters(find(inside['make'], where)), {}), **inside}
 
 
 def build(node: Any, where: str = 'config') -> Any:
@@ -116,6 +128,29 @@ def _check(where, parameters, arguments):
   missing = [k for k, p in parameters.items() if p.default is p.empty and k not in arguments and p.kind is not p.VAR_POSITIONAL]
   if missing:
     raise UserError(f'{where} needs {", ".join(missing)}')
+
+
+def _leaves(parameters, arguments) -> dict[str, Any]:
+  """The arguments that a config can hold, given or by default."""
+  leaves = {}
+  for key, parameter in parameters.items():
+    value = _as_config(arguments.get(key, parameter.default))
+    if isinstance(value, int) and not isinstance(value, bool) and parameter.annotation in (float, 'float'):
+      value = float(value)  # so that `--config.key=0.5` is not refused as a wrong type
+    if _is_config(value):
+      leaves[key] = value
+  return leaves
+
+
+def _as_config(value: Any) -> Any:
+  """A dataclass, a default say, as the node that builds it."""
+  if isinstance(value, tuple) and type(value) is tuple:
+    return tuple(_as_config(item) for item in value)
+  if not dataclasses.is_dataclass(value) or isinstance(value, type):
+    return value
+  target = type(value)
+  fields = {key: vars(value)[key] for key in _parameters(target)}
+  return ml_collections.ConfigDict({'make': f'{target.__module__}:{target.__qualname__}', **_leaves(_parameters(target), fields)})
 
 
 def _is_config(value) -> bool:

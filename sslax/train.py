@@ -23,29 +23,27 @@ def main() -> None:
 
   with StopRequest() as stop:  # first of all: a SIGTERM during imports or compilation ends the run in order, too
     cli.start_jax()
-    from sslax.data.sources import open_source
-    from sslax.evals.online import online_knn
+    from sslax.evaluation.online import online_knn
     from sslax.run import config as configs
     from sslax.run import loop
+    from sslax.run.prepare import prepare
+    from sslax.run.summary import summary
 
     config = flags.FLAGS.config
     workdir = _workdir(WORKDIR.value, dry_run=DRY_RUN.value)
     configs.refuse_other(config, workdir)
-    run = loop.prepare(config, workdir)
+    run = prepare(config, workdir)
     if loop.finished(workdir, run.total_steps) and not DRY_RUN.value:
       print(f'{workdir}: finished, {run.total_steps} steps; evaluate it with: python -m sslax.evaluate --workdir={workdir}')
       return
-    lowered = loop.lower(run)
+    online = online_knn(run)
+    lowered = run.lower()
     if jax.process_index() == 0:
-      print(f'{workdir}\n{loop.summary(run, lowered)}', flush=True)
+      print(f'{workdir}\n{summary(run, lowered)}', flush=True)
     if DRY_RUN.value:
       print('dry run: nothing compiled, nothing written')
       return
-    # Only where both sets have labels: without a test set each image would find itself.
-    labelled = config.data.test and run.source.num_classes and open_source(config.data.test).num_classes
-    if config.online.every_steps and not labelled:
-      print('no online kNN: it needs labels in data.train and data.test')
-    loop.train(run, lowered, workdir, stop, online_knn(run) if config.online.every_steps and labelled else None)
+    loop.train(run, lowered, workdir, stop, online)
     print(f'done: {workdir}')
 
 

@@ -9,7 +9,10 @@ import ml_collections
 
 from sslax.errors import UserError, suggest
 from sslax.io import atomic
+from sslax.method import Facts
 from sslax.ops.schedules import duration
+from sslax.run import legacy
+from sslax.spec import complete
 
 # A run may go on with other values of these: they change neither the numbers nor what is compared.
 HARMLESS = (
@@ -33,8 +36,8 @@ def base_config() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(
       seed=0,
-      batch_size=256,  # global: images per update over all devices
-      microbatches=1,  # the encoder runs batch_size / microbatches images at a time
+      batch_size=256,  # global: examples per update over all devices
+      microbatches=1,  # networks run batch_size / microbatches examples at a time
       num_epochs=0.0,  # the length of the run: either this ...
       num_steps=0,  # ... or this
       stall_timeout=900.0,  # seconds without a step that end the run, to be started anew (exit code 170); 0: never
@@ -42,25 +45,18 @@ def base_config() -> ml_collections.ConfigDict:
       data=dict(
         train='digits:@train',  # a URI; see sslax/data/sources.py
         test='digits:@test',  # '' when there is none
-        image_size=32,  # side of the square images that the method's crops are cut from (crop_on='device') and that probes see
-        eval_resize=0,  # shorter side before the central crop of image_size in evaluation; 0: image_size
-        crop_on='device',  # 'host' cuts the random crops from the full-size image: photos
-        max_bad_fraction=0.01,  # more undecodable records than this stop the run
-        text='',  # captions as token ids: 'bytes' or 'bpe'; '': none
-        text_length=77,  # tokens, start and end included
-        vocab='',  # path of the merges of 'bpe'; '': CLIP's, fetched once
-        max_pixels=100_000_000,  # larger images are bad records; read from the header
+        max_bad_fraction=0.01,  # more records that cannot be used than this stop the run
         threads=0,  # decoding threads; 0: one a core
         workers=0,  # decoding processes beside the threads
         prefetch=2,  # batches
-        cache='auto',  # decoded images in memory: 'on', 'off', 'auto' (when they take less than 256 MiB)
+        cache='auto',  # decoded records in memory: 'on', 'off', 'auto' (when they take less than 256 MiB)
       ),
       # devices = data x fsdp, -1: what is left; slices: TPU slices that only the data centre's network joins
       mesh=dict(data=-1, fsdp=1, slices=1),
       checkpoint=dict(every_steps=1000, keep=3, keep_every=0),  # the newest `keep`, and every `keep_every`-th step for good
       log=dict(every_steps=1),
       online=dict(every_steps=0, knn_k=20, knn_temperature=0.1, max_train=5000, max_test=1000),  # kNN during training; 0: never
-      eval=dict(knn_k=200, knn_temperature=0.1, batch_size=256, templates='photo', class_names=''),  # defaults of the evaluator
+      eval=dict(batch_size=256, probes=dict()),  # the evaluator's; probes: {'knn': spec(KNN, k=20)} where not the defaults
     )
   )
 
@@ -86,7 +82,6 @@ def check(config: ml_collections.ConfigDict, devices: int) -> None:
     'checkpoint.every_steps',
     'checkpoint.keep',
     'log.every_steps',
-    'data.image_size',
     'eval.batch_size',
   ):
     if get(config, key) < 1:
@@ -98,7 +93,6 @@ def check(config: ml_collections.ConfigDict, devices: int) -> None:
     'data.workers',
     'checkpoint.keep_every',
     'online.every_steps',
-    'data.eval_resize',
     'stall_timeout',
   ):
     if get(config, key) < 0:
@@ -118,22 +112,21 @@ def check(config: ml_collections.ConfigDict, devices: int) -> None:
     wrong.append(f'config.data.max_bad_fraction={config.data.max_bad_fraction} must be between 0 and 1')
   if not 0 <= config.seed < 2**32:
     wrong.append(f'config.seed={config.seed} must be between 0 and 2**32 - 1')
-  if config.data.text_length < 3:
-    wrong.append(f'config.data.text_length={config.data.text_length} must be at least 3: the start, one token, the end')
-  if config.data.vocab and config.data.text != 'bpe':
-    wrong.append(
-      f'config.data.vocab={config.data.vocab!r} is read by config.data.text=bpe only, and that is {config.data.text!r}'
-    )
-  choices = (('data.crop_on', ('device', 'host')), ('data.cache', ('auto', 'on', 'off')), ('data.text', ('', 'bytes', 'bpe')))
-  for key, known in choices:
-    if get(config, key) not in known:
-      wrong.append(f'config.{key}={get(config, key)!r}.{suggest(get(config, key), known)}')
-  if config.data.eval_resize and config.data.eval_resize < config.data.image_size:
-    wrong.append(
-      f'config.data.eval_resize={config.data.eval_resize} is smaller than config.data.image_size={config.data.image_size}'
-    )
+  if config.data.cache not in ('auto', 'on', 'off'):
+    wrong.append(f'config.data.cache={config.data.cache!r}.{suggest(config.data.cache, ("auto", "on", "off"))}')
+  wrong += [f'config.{key}: no such key.{hint}' for key, hint in _strangers(config)]
   if wrong:
     raise UserError('\n'.join(wrong))
+
+
+def _strangers(config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
+  """Keys that a config file set and that nobody reads, with what they may have meant."""
+  known = {*flat(base_config()), 'method', 'optim', 'eval.probes'}
+  owned = ('method.', 'optim.', 'eval.probes.')  # what these nodes may hold, their classes say
+  found = [key for key in flat(config) if key not in known and not key.startswith(owned)]
+  return [
+    (key, f' It is {legacy.where_it_went(key)} now.' if legacy.where_it_went(key) else suggest(key, known)) for key in found
+  ]
 
 
 def get(config: Any, path: str) -> Any:
@@ -151,6 +144,12 @@ def total_steps(config: ml_collections.ConfigDict, num_examples: int) -> tuple[i
   return duration(
     f'{config.num_epochs} epochs', steps_per_epoch=steps_per_epoch, batch_size=config.batch_size, where='config.num_epochs'
   ), steps_per_epoch
+
+
+def facts(config: ml_collections.ConfigDict, num_records: int, num_classes: int) -> Facts:
+  """What a run of this config on a data set of this size knows of itself."""
+  total, steps_per_epoch = total_steps(config, num_records)
+  return Facts(config.batch_size, total, steps_per_epoch, num_records, num_classes)
 
 
 def flat(config: Any, prefix: str = '') -> dict[str, Any]:
@@ -173,10 +172,10 @@ def save(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """The config that a run saved; keys that every config has and that are newer than the run have their defaults.
+  """The config that a run saved, as this version writes it: keys that are newer than the run have their defaults.
 
   Raises:
-    UserError: there is none, or it is damaged.
+    UserError: there is none, it is damaged, or it is of a version that this one cannot read.
   """
   path = workdir / 'config.json'
   try:
@@ -185,9 +184,18 @@ def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     raise UserError(f'{path} does not exist: --workdir={workdir} is not the workdir of a run') from None
   except json.JSONDecodeError as error:
     raise UserError(f'{path} is damaged: {error}') from None
-  config = base_config().to_dict() if 'method' in saved else {}  # a comparison's config has other keys
+  return upgraded(saved, str(path))
+
+
+def upgraded(saved: dict[str, Any], where: str = 'config') -> ml_collections.ConfigDict:
+  """A saved config, of this version or an earlier one, as this version writes it."""
+  if 'method' not in saved:  # a comparison's config has other keys
+    return ml_collections.ConfigDict(legacy.upgrade(saved))
+  saved, config = legacy.upgrade(saved), base_config().to_dict()
   for key, value in saved.items():
     config[key] = {**config[key], **value} if isinstance(config.get(key), dict) else value
+  for key in ('method', 'optim'):
+    config[key] = complete(config[key], f'{where}: {key}')
   return ml_collections.ConfigDict(config)
 
 
@@ -203,7 +211,7 @@ def refuse_other(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
     return
   here, there = (
     [f'{key} = {value!r}' for key, value in sorted(flat(c).items()) if not key.startswith(HARMLESS)]
-    for c in (ml_collections.ConfigDict(_tuples(json.loads(config.to_json()))), load(workdir))
+    for c in (upgraded(_tuples(json.loads(config.to_json()))), load(workdir))
   )
   diff = [
     line for line in difflib.unified_diff(there, here, n=0, lineterm='') if line[:3] not in ('---', '+++') and line[:2] != '@@'

@@ -53,7 +53,7 @@ class StopRequest:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
-def meet(name: str, seconds: float = 3600.0) -> None:
+def barrier(name: str, seconds: float = 3600.0) -> None:
   """Waits until all processes are at this place, at most so long.
 
   By way of jax's coordinator: the first collective gives up after 30 seconds (Gloo), and another process may compile longer.

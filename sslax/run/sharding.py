@@ -65,7 +65,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def state_sharding(mesh: Mesh, abstract_state: PyTree) -> PyTree:
+def state_sharding(mesh: Mesh, abstract_state: PyTree, groups: PyTree = None) -> PyTree:
   """One rule for the whole state, see `ops.fsdp.split`: parameters, their moments and their targets are split alike."""
 
   def place(path, leaf):

@@ -106,7 +106,16 @@ class Optimizer:
   clip_each: float = 0.0
   freeze: str = ''
 
-  def build(
+  def build(self, facts, params_shape, groups=None, where='config.optim'):  # TEMPORARY
+    return self._build(
+      batch_size=facts.batch_size,
+      total_steps=facts.total_steps,
+      steps_per_epoch=facts.steps_per_epoch,
+      params_shape=params_shape,
+      where=where,
+    )
+
+  def _build(
     self, *, batch_size: int, total_steps: int, steps_per_epoch: float | None, params_shape: PyTree, where: str = 'config.optim'
   ) -> tuple[optax.GradientTransformation, Callable]:
     """(the transformation, the learning rate as a function of the step).
