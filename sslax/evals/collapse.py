@@ -34,16 +34,21 @@ class Collapse(Probe):
     method, parts = store.card.method, []
 
     @jax.jit
-    def of(rng, batch):
-      return method.augmented(rng, batch)
+    def of(params, memory, rng, batch):
+      drawn = method.augmented(rng, batch)
+      if drawn is None:
+        return None
+      rows = {key: x.reshape(-1, *x.shape[2:]) for key, x in drawn.items()}
+      pooled = method.features(params, memory, rows).pooled
+      return pooled.reshape(-1, 2, pooled.shape[1])
 
     for i, batch in enumerate(itertools.islice(store.batches(data.test), -(-self.pairs // store.batch_size))):
       mask = batch.pop('mask')
-      drawn = of(jax.random.key(i), {key: value for key, value in batch.items() if key not in ('label', 'index')})
-      if drawn is None:
+      arrays = {key: value for key, value in batch.items() if key not in ('label', 'index')}
+      pooled = of(store.params, store.memory, jax.random.key(i), arrays)
+      if pooled is None:
         return None
-      pooled = store.encode({key: x.reshape(-1, *x.shape[2:]) for key, x in drawn.items()}).pooled
-      parts.append(np.asarray(pooled).reshape(len(mask), 2, -1)[mask])
+      parts.append(np.asarray(pooled)[mask])
     return np.concatenate(parts)
 
 
