@@ -46,8 +46,8 @@ class TestCLIP(Captioned, Battery):
   def make(self):
     return tiny_clip()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_clip(microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_clip()
 
   def test_the_first_loss_written_out(self, trainer, trained):
     """The first step's loss from the features of what it saw, in float64; the metrics beside it."""

@@ -18,8 +18,8 @@ class TestSigLIP(Captioned, ShortBattery):
   def make(self):
     return tiny_siglip()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_siglip(microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_siglip()
 
   def test_the_first_loss_written_out(self, trainer, trained):
     first, _, history = trained

@@ -45,9 +45,9 @@ class TestSupervised(Battery):
   def make(self):
     return tiny()
 
-  def make_without_batchnorm(self, microbatches=1):
+  def make_without_batchnorm(self):
     encoder = ViT(width=16, depth=1, heads=2, patch=8)
-    return tiny(encoder=encoder, neck=MLP(features=(12,), final_activation=True), microbatches=microbatches)
+    return tiny(encoder=encoder, neck=MLP(features=(12,), final_activation=True))
 
   def test_learns(self):
     method = tiny()
@@ -98,7 +98,7 @@ def test_mixing_changes_images_and_targets():
   rngs = [jax.random.key(i) for i in range(3)]
   assert len({float(loss_of(plain, params, memory, views, rng)[0]) for rng in rngs}) == 1
   assert len({float(loss_of(mixed, params, memory, views, rng)[0]) for rng in rngs}) == 3
-  x, y = mix(jax.random.split(rngs[0])[0], branch.rows(views['image']), mixed.targets(views['label']), 1.0, 0.0)
+  x, y = mix(jax.random.split(rngs[0])[0], branch.flatten_views(views['image']), mixed.targets(views['label']), 1.0, 0.0)
   logits = branch.apply(mixed.modules, params, memory['stats'], x, train=True)[0]['classifier']
   expected = -jnp.mean(jnp.sum(y * jax.nn.log_softmax(logits), 1))
   np.testing.assert_allclose(loss_of(mixed, params, memory, views, rngs[0])[0], expected, rtol=1e-5)
