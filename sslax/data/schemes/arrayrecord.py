@@ -1,0 +1,12 @@
+"""arrayrecord: what `write_arrayrecord` writes, and ArrayRecord files of bare images."""
+
+from sslax.data import files
+
+FORM = 'arrayrecord:PATTERN  (written by sslax.data.arrayrecord.write_arrayrecord)'
+SUFFIX = '.array_record'
+
+
+def open_container(rest: str, split: str):
+  from sslax.data.arrayrecord import ArrayRecord
+
+  return ArrayRecord(files.expand(rest, SUFFIX, split))

@@ -1,0 +1,10 @@
+"""tfds: TensorFlow Datasets that are prepared as ArrayRecord, read without TensorFlow."""
+
+FORM = 'tfds:NAME[/CONFIG][:VERSION]  or  tfds:/FOLDER/OF/A/VERSION'
+SUFFIX = ''
+
+
+def open_container(rest: str, split: str):
+  from sslax.data.tfds import Tfds
+
+  return Tfds(rest, split or 'train')
