@@ -21,6 +21,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from sslax.data import decode
+from sslax.data.record import SUFFIXES
 from sslax.errors import UserError
 
 
@@ -125,7 +126,7 @@ def _pack(record, about):
       parts[name] = ('sequence', value)
     else:
       fields[name] = value
-  if 'text' not in header and not parts:
+  if not any(name in record for name in (*SUFFIXES, 'text')):
     raise ValueError(f'it has neither image, video, audio nor text, but {", ".join(record) or "nothing"}')
   if fields:
     header['fields'] = fields

@@ -24,7 +24,7 @@ _OUTSIDE = re.compile(r'(?P<target>([^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+):[A-
 _SPLIT = re.compile(r'@(?P<name>[A-Za-z]\w*)?(\[(?P<start>[^\[\]:]*):(?P<stop>[^\[\]:]*)\])?$')
 _OPTIONS = re.compile(r'\?([A-Za-z]\w*=[^@?]+)')
 _NEXT_OPTION = re.compile(r'&(?=[A-Za-z]\w*=)')
-_BOUND = re.compile(r'(-?\d+(?:\.\d+)?)%|(-?\d+)')
+_BOUND = re.compile(r'(-?\d{1,15}(?:\.\d{1,15})?)%|(-?\d{1,15})')  # 15: no float is infinite, no int refuses
 
 
 class Source(Protocol):
