@@ -49,8 +49,13 @@ class Container(Protocol):
   a keyword-only argument `size` is `?size=...` in the URI, and comes as text. In a worker process it is opened anew.
   """
 
-  classes: Sequence[str]  # names of the classes, () where there are none
-  num_classes: int  # labels are below it; 0 where there are none
+  @property
+  def classes(self) -> Sequence[str]:
+    """Names of the classes, () where there are none."""
+
+  @property
+  def num_classes(self) -> int:
+    """Labels are below it; 0 where there are none."""
 
   def __len__(self) -> int: ...
 

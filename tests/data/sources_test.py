@@ -204,6 +204,11 @@ def test_remote(tmp_path, monkeypatch):
     assert numbers(source) == list(range(6)) and source[4]['text'] == 't4' and source.where(5) == 'gs://bucket/x-1.tar::k005.png'
   assert not list(tmp_path.glob('.x-*'))  # the index of a remote shard is kept on this machine
   refused('folder:gs://bucket/nothing', "'gs://bucket/nothing'")
+  (tmp_path / 'x.txt').write_text('é' * 5)
+  text = open_source('text:gs://bucket/x.txt?bytes=3')
+  assert [text[i]['text'] for i in range(4)] == [b'\xc3\xa9', b'\xc3\xa9\xc3\xa9', b'\xc3\xa9', b'\xc3\xa9']
+  clips = open_source('frames:gs://bucket/images@[:1]')
+  assert clips.where(0).startswith('gs://bucket/images/') and number(clips[0]) in (0, 1)
 
 
 def test_remote_without_access_is_a_user_error(monkeypatch):

@@ -1,6 +1,6 @@
 """A third party's source in one file, outside the package: pictures of circles, whose class is how many there are.
 
-python -m sslax.show --config=configs/simclr.py:digits --config.data.train='tests/third_party/circles.py:Circles:1000@train'
+open_source('tests/third_party/circles.py:Circles:1000?size=32@train[:10%]'), or the same as config.data.train.
 """
 
 import numpy as np
