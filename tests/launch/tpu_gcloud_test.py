@@ -53,8 +53,8 @@ def every_line():
     yield gcloud.describe_node(options, 'pod')
     yield gcloud.describe_bucket(options, 'gs://b')
     yield gcloud.list_types(options)
-  for ways in ({}, {'internal_ip': True}, {'tunnel_through_iap': True}, {'internal_ip': True, 'tunnel_through_iap': True}):
-    options = change(base, project='p', **ways)
+  ways = ({}, {'internal_ip': True}, {'tunnel_through_iap': True}, {'internal_ip': True, 'tunnel_through_iap': True})
+  for options in (change(base, project=project, **way) for project in ('', 'p') for way in ways):
     yield gcloud.ssh(options, 'pod', 0)
     yield gcloud.ssh(options, 'pod', 'all', "echo 'a b' (c)")
     yield gcloud.scp(options, '/tmp/tmp.1/code.tar.gz', 'pod', 'sslax/code.tar.gz')
