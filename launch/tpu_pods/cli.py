@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -26,7 +27,8 @@ def main(words: Sequence[str]) -> int:
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is temporary is removed
   os.environ['LC_ALL'] = 'C.UTF-8'  # any locale will do for the user, this one for gcloud and git
   for stream in (sys.stdout, sys.stderr):
-    stream.reconfigure(encoding='utf-8', errors='surrogateescape', line_buffering=True)
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(encoding='utf-8', errors='surrogateescape', line_buffering=True)
   try:
     return _run(words)
   except flags.Help as text:

@@ -53,7 +53,7 @@ class Command(NamedTuple):
   help: str
   flags: Sequence[str]
   usage: str = '[flags]'
-  rest: str = ''  # what stands behind --, as --help shows it
+  rest: str = ''  # what stands behind --; empty: nothing may
   more: str = ''  # the end of its --help
 
 
@@ -101,8 +101,8 @@ _SETUP = ('python', 'extras', 'secrets')
 _RUN = ('run_id', 'workdir', 'env', 'allow_cross_region')
 _LIMITS = ('max_restarts', 'max_hours', 'max_paid_hours', 'delete_when_done')
 _MAKE = '--zone=us-central2-b --type=v5litepod-16 --spot|--reserved|--on_demand'
-_START = '--run_id=RUN --workdir=PLACE [flags]'
-_TRAIN = '--config=configs/simclr.py:imagenet ...'
+_START = '--run_id=RUN --workdir=PLACE [flags] -- --config=configs/simclr.py:imagenet ...'
+_TRAIN = 'what sslax.train is told'
 
 COMMANDS = {
   'create': Command('ask Google for a pod', (*_CREATE, 'wait'), f'--name=POD {_MAKE} [flags]'),
@@ -117,7 +117,13 @@ COMMANDS = {
   ),
   'status': Command('the pod and what runs on it', (), more='exit code: of the run, or 0 while it runs\n'),
   'logs': Command("the end of every host's log", ('worker', 'lines', 'follow', 'grep')),
-  'ssh': Command('a shell on a host, or a command', ('worker',), rest='COMMAND', more='--worker=all: a command on every host\n'),
+  'ssh': Command(
+    'a shell on a host, or a command',
+    ('worker',),
+    '[flags] [-- COMMAND]',
+    'the command',
+    more='--worker=all: a command on every host\n',
+  ),
   'kill': Command('stop the training: TERM, a wait for the save, KILL', ('now', 'grace')),
   'delete': Command('the pod and its disks; buckets are not touched', ()),
   'doctor': Command('what would go wrong', ('type', 'bucket')),
@@ -188,11 +194,22 @@ def _refuse(word: str, command: str) -> NoReturn:
   hint = suggest(near, names, prefix='--')
   if word.startswith('--'):
     raise Mistake(f'unknown flag --{near}.{hint}')
-  behind = f'; {COMMANDS[command].rest.split()[0]} stands after --' if COMMANDS[command].rest else ''
+  behind = f'; {COMMANDS[command].rest} stands after --' if COMMANDS[command].rest else ''
   raise Mistake(f"stray argument '{word}': arguments are flags (--name=value){behind}.{hint}")
 
 
 class _Parser(argparse.ArgumentParser):
+  """Its namespace holds what was given, and nothing else."""
+
+  def __init__(self, **more: Any):
+    super().__init__(
+      formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=120),
+      allow_abbrev=False,  # a later flag may begin alike
+      add_help=False,  # read() answers
+      argument_default=argparse.SUPPRESS,
+      **more,
+    )
+
   def error(self, message: str) -> NoReturn:
     """argparse's few complaints, in our words."""
     flag = re.match('argument (--[a-z_]+)', message)
@@ -203,9 +220,8 @@ class _Parser(argparse.ArgumentParser):
     raise Mistake(message)
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   """The parser, and those of its commands, which it hands on to."""
-  more = {'formatter_class': _wide, 'allow_abbrev': False, 'add_help': False, 'argument_default': argparse.SUPPRESS}
   story = 'TPU pods: made, set up, trained on, and brought back when they are taken away. The whole story: docs/launching.md.'
   listed = ''.join(f'  {name:<8} {command.help}\n' for name, command in COMMANDS.items())
   parser = _Parser(
@@ -213,22 +229,15 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     usage=f'{PROGRAM} COMMAND [--name=POD] [flags]',
     description=f'{story}\n\ncommands:\n{listed}',
     epilog=f'flags of a command: {PROGRAM} COMMAND --help. All take --dry_run: what would be run is printed.\n{CODES}',
-    **more,
   )
   commands = parser.add_subparsers(help=argparse.SUPPRESS)
   parsers = {}
   for name, command in COMMANDS.items():
-    usage = f'{PROGRAM} {name} {command.usage}' + (f' -- {command.rest}' if command.rest else '')
-    parsers[name] = commands.add_parser(
-      name, usage=usage, description=f'{name}: {command.help}.', epilog=command.more + CODES, **more
-    )
+    usage, description = f'{PROGRAM} {name} {command.usage}', f'{name}: {command.help}.'
+    parsers[name] = commands.add_parser(name, usage=usage, description=description, epilog=command.more + CODES)
     for title, names in (('flags', command.flags), ('flags of all commands', COMMON)):
       group = parsers[name].add_argument_group(title)
       for flag in names:
-        more_of_it = {'metavar': FLAGS[flag].value} if FLAGS[flag].value else {'action': 'store_true'}
-        group.add_argument(f'--{flag}', help=FLAGS[flag].help, **more_of_it)
+        kind: dict[str, Any] = {'metavar': FLAGS[flag].value} if FLAGS[flag].value else {'action': 'store_true'}
+        group.add_argument(f'--{flag}', help=FLAGS[flag].help, **kind)
   return parser, parsers
-
-
-def _wide(prog: str) -> argparse.HelpFormatter:
-  return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=120)

@@ -84,7 +84,10 @@ class Memory:
   def __init__(self, home: pathlib.Path, name: str, dry_run: bool):
     self.folder, self.dry_run = home / 'tpu' / name, dry_run
     if not dry_run:
-      self.folder.mkdir(parents=True, exist_ok=True)
+      try:
+        self.folder.mkdir(parents=True, exist_ok=True)
+      except OSError as error:
+        raise Mistake(f'what is known of the pod cannot be kept: {error}. SSLAX_HOME names another place') from None
 
   def path(self, name: str) -> pathlib.Path:
     return self.folder / name

@@ -63,7 +63,7 @@ def _asked(fleet: Fleet, worker: str) -> list[tuple[str, object]]:
 
 
 def _copy(process: subprocess.Popen) -> None:
-  for text in process.stdout:
+  for text in process.stdout or ():
     if not text.startswith(b'@sslax'):
       print(text.decode('utf-8', 'replace'), end='', flush=True)
   process.wait()

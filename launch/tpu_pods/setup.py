@@ -6,8 +6,8 @@ import dataclasses
 import hashlib
 import pathlib
 import tempfile
+import threading
 import time
-from concurrent import futures
 
 from . import codes, gcloud, snapshot
 from .errors import say
@@ -38,14 +38,21 @@ def setup_pod(fleet: Fleet) -> int:
 
 def _meet(fleet: Fleet) -> int:
   """Tells each host its name: the first alone, for gcloud makes and publishes the ssh key then; the rest eight at a time."""
-  first, *others = fleet.hosts()
-  met = [_meet_host(fleet, first)]
-  if fleet.pod.dry_run:
-    met += [_meet_host(fleet, host) for host in others]
-  else:
-    with futures.ThreadPoolExecutor(AT_ONCE) as pool:
-      met += pool.map(lambda host: _meet_host(fleet, host), others)
-  silent = [host.name for host, there in zip([first, *others], met) if not there]
+  hosts = fleet.hosts()
+  met: set[Host] = set()
+
+  def meet(some: list[Host]) -> None:
+    met.update(host for host in some if _meet_host(fleet, host))
+
+  meet(hosts[:1])
+  groups = 1 if fleet.pod.dry_run else AT_ONCE
+  # Daemons: whoever stops this program does not wait for them.
+  threads = [threading.Thread(target=meet, args=(hosts[1 + i :: groups],), daemon=True) for i in range(groups)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  silent = [host.name for host in hosts if host not in met]
   if silent:
     say(f'no answer by ssh from {" ".join(silent)}; nothing was set up. launch/tpu doctor looks for the cause')
   return codes.LOST if silent else codes.DONE

@@ -12,7 +12,7 @@ from .errors import Mistake, Stop, say
 from .hosts import Fleet, verb
 from .lifecycle import create_pod, delete_pod
 from .options import checked_for_create, checked_for_setup
-from .pod import ABSENT, ACTIVE, READY, UNKNOWN, Pod, look_at, look_at_nodes, need_ours, state_of
+from .pod import ABSENT, ACTIVE, READY, UNKNOWN, Node, Pod, Resource, look_at, look_at_nodes, need_ours, state_of
 from .setup import setup_pod
 from .watch import Do, Limits, Watch, begun, over, paid_until, pause_before_restart, step_for_pod, step_for_run
 
@@ -52,7 +52,7 @@ class Watcher:
     )
     self.watch = Watch(since=time.time(), pause=seconds.backoff)
     self.state = ''
-    self.nodes = []
+    self.nodes: list[Node] = []
 
   def turn(self) -> None:
     """One look, and what follows from it."""
@@ -150,7 +150,7 @@ class Watcher:
     if delete_pod(self.pod):
       create_pod(self.pod)  # what failed is seen at the next look
 
-  def _enough(self, reason: str, resource) -> NoReturn:
+  def _enough(self, reason: str, resource: Resource) -> NoReturn:
     """A limit of the user ends the run, in order."""
     fleet = Fleet(self.pod, self.nodes)
     mine = self.watch.mine

@@ -40,7 +40,7 @@ def test_a_line_is_read(words, given, rest):
     (['status', '--lines=3'], 'unknown flag --lines'),  # of another command
     (['status', '--na=a'], 'unknown flag --na'),  # no abbreviations: a later flag may begin alike
     (['status', 'name=a'], 'Did you mean --name?'),
-    (['ssh', 'ls'], 'COMMAND stands after --'),
+    (['ssh', 'ls'], 'the command stands after --'),
     (['status', '--name'], '--name needs a value: --name=...'),
     (['create', '--name', '--spot'], '--name needs a value'),
     (['create', '--name', '--', 'x'], '--name needs a value'),
