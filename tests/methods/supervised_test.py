@@ -55,7 +55,7 @@ class TestSupervised(Battery):
     state, history = trainer.run(60)
     assert abs(history[0]['loss'] - np.log(4)) < 0.7
     assert np.mean([m['accuracy'] for m in history[-5:]]) > 0.9
-    logits = jax.jit(method.features)(state.params, state.memory, {'image': trainer.batch['image']})['logits']
+    logits = jax.jit(method.features)(state.params, state.memory, {'image': trainer.batch['image']}).logits
     assert np.mean(np.asarray(logits).argmax(1) == trainer.batch['label']) > 0.8  # and evaluation mode agrees
 
 
@@ -81,7 +81,7 @@ def test_loss_is_the_mean_over_labelled_rows():
   method = tiny(**fields, augment=whole, label_smoothing=0.2)
   params, memory, views = state_and_views(method, batch)
   loss, metrics = loss_of(method, params, memory, views, jax.random.key(0))
-  logits = np.asarray(jax.jit(method.features)(params, memory, {'image': views['image'][:, 0]})['logits'], np.float64)
+  logits = np.asarray(jax.jit(method.features)(params, memory, {'image': views['image'][:, 0]}).logits, np.float64)
   log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
   known = batch['label'] >= 0
   rows = [-(0.8 * log_p[i, label] + 0.2 * log_p[i].mean()) for i, label in enumerate(batch['label']) if label >= 0]
