@@ -115,7 +115,10 @@ def _of_array(x):
 
 def _mono(x):
   """[N, channels] -> [N]."""
-  return x[:, 0] if x.shape[1] == 1 else x.mean(1, dtype=np.float32)
+  if x.shape[1] == 1:
+    return x[:, 0]
+  with np.errstate(over='ignore', invalid='ignore'):  # what is not finite is refused later
+    return x.mean(1, dtype=np.float32)
 
 
 def _check(n, rate, max_seconds):

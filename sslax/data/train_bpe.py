@@ -65,7 +65,9 @@ def texts_of(source: Source) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(prog='python -m sslax.data.train_bpe', description='Learn a byte-level BPE from the texts of a source.')
+  parser = argparse.ArgumentParser(
+    prog='python -m sslax.data.train_bpe', description='Learn a byte-level BPE from the texts of a source.'
+  )
   parser.add_argument('--data', required=True, help='a source whose records have text, such as text:/data/*.txt')
   parser.add_argument('--vocab_size', type=int, default=1024, help='tokens at most, 256 bytes among them')
   parser.add_argument('--out', required=True, help='the tokenizer.json to write')

@@ -34,7 +34,7 @@ def container(data: bytes) -> Iterator[Any]:
   """The file opened by PyAV.
 
   Raises:
-    BadRecord: it is none, or what is done with it fails.
+    BadRecord: it is none, or so damaged that it has no streams.
     UserError: PyAV is not installed.
   """
   av = extras.need('av', 'video')
@@ -42,9 +42,9 @@ def container(data: bytes) -> Iterator[Any]:
     name = container_format(data)
     if not name:
       raise BadRecord(f'no mp4, webm or avi: {len(data)} bytes that begin with {data[:12]!r}')
-    # Metadata need not be UTF-8, and nobody reads it.
-    with av.open(io.BytesIO(data), format=name, metadata_errors='ignore') as file:
-      yield file
+    file = av.open(io.BytesIO(data), format=name, metadata_errors='ignore')  # metadata need not be UTF-8, and nobody reads it
+  with file:
+    yield file
 
 
 @contextlib.contextmanager
@@ -72,11 +72,12 @@ def opened(video: Any, *, max_pixels: int, max_frames: int) -> Iterator['Frames 
     UserError: PyAV is not installed.
   """
   if isinstance(video, (bytes, bytearray, memoryview)):
-    with container(bytes(video)) as file, explained():
-      yield File(file, max_pixels, max_frames)
+    with container(bytes(video)) as file:
+      with explained():
+        opened = File(file, max_pixels, max_frames)
+      yield opened
   else:
-    with explained():
-      yield video if isinstance(video, Frames) else Frames(video, max_pixels=max_pixels)
+    yield video if isinstance(video, Frames) else Frames(video, max_pixels=max_pixels)
 
 
 class Frames:
@@ -120,11 +121,12 @@ class File:
     # One thread: the pipeline decodes as many records at once as there are cores, and the threads of a decoder cost more to start
     # than 3 seconds of 96 x 48 pixels take to decode (tests/inputs/clip_test.py has the numbers).
     codec.thread_type, codec.thread_count = 'NONE', 1
-    # A damaged header inside the stream could ask for gigabytes. Twice the limit: a codec counts whole macroblocks.
-    codec.options = {'max_pixels': str(2 * max_pixels)}
-    self._codec, self._converter = codec, av.video.reformatter.VideoReformatter()
     self._max_pixels, self._max_frames, self._errors = max_pixels, max_frames, av.FFmpegError
     self._check_size(stream.width, stream.height)
+    # A few flipped bits inside the stream announce frames of 8000 x 8000 pixels: those much larger than the file says are not
+    # decoded. A million more, since decoders count the edges of their buffers.
+    codec.options = {'max_pixels': str(2 * stream.width * stream.height + 2**20)}
+    self._codec, self._converter = codec, av.video.reformatter.VideoReformatter()
     self._packets = _packets(file, stream)
     # A discarded one is decoded for the sake of the others and never shown: an edit list cuts it off.
     shown = [packet.pts for packet in self._packets if not packet.is_discard]
@@ -147,7 +149,10 @@ class File:
     Raises:
       BadRecord: not one of them can be decoded.
     """
-    wanted = self._shown[numbers].tolist()
+    with explained():  # what the reader of the frames raises is not raised in here
+      yield from self._read(self._shown[numbers].tolist())
+
+  def _read(self, wanted):
     done, last = 0, None
     for count, frame in enumerate(self._decoded(wanted[0])):
       if count >= self._max_frames:

@@ -18,6 +18,8 @@ SHOWN_DB = 80.0  # from the loudest to black
 # Black, violet, red, yellow, white, ever brighter: what is louder is lighter.
 _COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float32)
 
+_log_mel = jax.jit(mel.log_mel, static_argnames=('rate', 'definition', 'window', 'hop', 'n_mels', 'fft', 'top_db'))
+
 
 @dataclasses.dataclass(frozen=True)
 class Waveform(Input):
@@ -103,11 +105,8 @@ class Waveform(Input):
   def _log_mel(self, waves, n_mels, top_db):
     """[B, N] -> [B, frames, n_mels] decibels: windows of 25 ms, every 10 ms, at whatever rate."""
     window, hop = max(2, round(0.025 * self.rate)), max(1, round(0.01 * self.rate))
-    fft = 1 << (window - 1).bit_length()
-    log_mel = mel.log_mel(
-      waves, rate=self.rate, definition='librosa', window=window, hop=hop, n_mels=n_mels, fft=fft, top_db=top_db
-    )
-    return np.asarray(log_mel)
+    how = {'window': window, 'hop': hop, 'fft': 1 << (window - 1).bit_length(), 'n_mels': n_mels, 'top_db': top_db}
+    return np.asarray(_log_mel(waves, rate=self.rate, definition='librosa', **how))
 
 
 def _span(numbers, form):

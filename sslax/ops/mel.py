@@ -63,11 +63,11 @@ def log_mel(
     x = x - x.mean(-1, keepdims=True)
     # ORDER MATTERS: the first sample is its own predecessor, in each window anew.
     x = x - preemphasis * jnp.concatenate([x[..., :1], x[..., :-1]], -1)
-    x = jnp.pad(x * _hann(window, window - 1), ((0, 0), (0, 0), (0, fft - window)))
+    x = jnp.pad(x * _hann(window, window - 1)[None, None], ((0, 0), (0, 0), (0, fft - window)))
   else:
     x = frames(jnp.pad(x, ((0, 0), (fft // 2, fft // 2))), fft, hop)
     left = (fft - window) // 2
-    x = x * np.pad(_hann(window, window), (left, fft - window - left))
+    x = x * np.pad(_hann(window, window), (left, fft - window - left))[None, None]
   spectrum = jnp.fft.rfft(x, axis=-1)
   power = spectrum.real**2 + spectrum.imag**2  # not abs() ** 2, whose gradient is NaN at 0
   f_min = (20.0 if definition == 'kaldi' else 0.0) if f_min is None else f_min
