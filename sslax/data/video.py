@@ -119,7 +119,7 @@ class File:
     if codec is None:
       raise BadRecord('the video is coded in a way that this build of FFmpeg does not decode')
     # One thread: the pipeline decodes as many records at once as there are cores, and the threads of a decoder cost more to start
-    # than 3 seconds of 96 x 48 pixels take to decode (tests/inputs/clip_test.py has the numbers).
+    # than they save on small clips.
     codec.thread_type, codec.thread_count = 'NONE', 1
     self._max_pixels, self._max_frames, self._errors = max_pixels, max_frames, av.FFmpegError
     self._check_size(stream.width, stream.height)
