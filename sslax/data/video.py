@@ -74,8 +74,8 @@ def opened(video: Any, *, max_pixels: int, max_frames: int) -> Iterator['Frames 
   if isinstance(video, (bytes, bytearray, memoryview)):
     with container(bytes(video)) as file:
       with explained():
-        opened = File(file, max_pixels, max_frames)
-      yield opened
+        clip = File(file, max_pixels, max_frames)
+      yield clip
   else:
     yield video if isinstance(video, Frames) else Frames(video, max_pixels=max_pixels)
 

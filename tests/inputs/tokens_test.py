@@ -153,8 +153,10 @@ def test_other_tokenizers(tmp_path):
   )
 
 
-@pytest.mark.parametrize('how', [{'threads': 1, 'prefetch': 1}, {'threads': 4}, {'workers': 1}, {'start_step': 2}], ids=str)
-@pytest.mark.parametrize('kind', ['bytes', 'bpe'])
+@pytest.mark.parametrize(
+  'kind, how',
+  [('bytes', {'threads': 4}), ('bytes', {'start_step': 2}), ('bpe', {'threads': 1, 'prefetch': 1}), ('bpe', {'workers': 1})],
+)
 def test_who_decodes_changes_nothing(bpe, kind, how):
   source = media.Memory([{'text': [TEXT[i:], TEXT[2 * i :]], 'label': i % 3} for i in range(16)])
   value = pickle.loads(pickle.dumps(Tokens(bpe if kind == 'bpe' else kind, length=12)))
