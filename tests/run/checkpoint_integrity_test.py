@@ -114,7 +114,7 @@ def test_an_integrity_file_that_says_something_else_is_damaged(workdir):
   path = workdir / 'checkpoints/2/integrity/process_0.json'
   path.write_text(path.read_text().replace('"lr": 0.1', '"lr": 0.2'))
   reader = Reader(workdir)
-  for read in (reader.meta, reader.leaves, lambda step: reader.restore(abstract(make_state()), step)):
+  for read in (reader.meta, reader.leaves, reader.digest, lambda step: reader.restore(abstract(make_state()), step)):
     with pytest.raises(Damaged, match=r'2 \(step 2\) .*process_0.json does not hash to its seal; .*_0.json \(bytes changed\)'):
       read(2)
 

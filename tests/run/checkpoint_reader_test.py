@@ -104,6 +104,19 @@ def test_leaves_without_arrays(saved):
     reader.leaves(3)
 
 
+def test_the_digest_of_a_step_is_that_of_its_values(saved, tmp_path):
+  state = make_state(2)
+  other = state._replace(memory={**state.memory, 'bank': state.memory['bank'].at[3].add(1)})
+  later = state._replace(step=state.step + 5, opt_state=make_state(1).opt_state)
+  with Checkpointer(tmp_path, every_steps=1, keep=9, meta={'elsewhere': True}) as c:
+    for step, x in ((2, state), (3, later), (4, other)):
+      c.save(step, x)
+  copy, want = Reader(tmp_path), Reader(saved).digest(2)
+  assert len(want) == 64 and copy.digest(2) == copy.digest(3) == want and copy.digest(4) != want
+  with pytest.raises(Vanished):
+    copy.digest(9)
+
+
 def test_a_copy_elsewhere_restores(saved, tmp_path):
   subprocess.run(['cp', '-r', saved / 'checkpoints', tmp_path / 'checkpoints'], check=True)
   with Checkpointer(os.path.relpath(tmp_path), every_steps=1) as c:  # and by a relative path

@@ -14,6 +14,7 @@ from absl import logging
 from etils import epath
 
 from sslax.errors import UserError
+from sslax.io import digest
 from sslax.run.checkpoint import integrity, store
 
 PyTree = Any
@@ -40,14 +41,17 @@ class Reader:
 
   def meta(self, step: int) -> dict[str, Any]:
     """What the trainer saved as `meta`. Raises Vanished or Damaged."""
-    with self._vanishing(step):
-      return integrity.read(self.root / str(step))['meta']
+    return self._table(step)['meta']
 
   def leaves(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
     """{'params/encoder/w': shape and dtype} of all that was saved, without reading arrays. Raises Vanished or Damaged."""
-    with self._vanishing(step):
-      saved = integrity.read(self.root / str(step))['leaves']
+    saved = self._table(step)['leaves']
     return {name: jax.ShapeDtypeStruct(tuple(leaf['shape']), np.dtype(leaf['dtype'])) for name, leaf in saved.items()}
+
+  def digest(self, step: int) -> str:
+    """One sha256 for the parameters and the memory of a step: the same in whatever workdir they lie. Raises Vanished or Damaged."""
+    saved = self._table(step)['leaves']
+    return digest.of_json({name: leaf for name, leaf in saved.items() if name.startswith(('params/', 'memory/'))})
 
   def restore(self, abstract_state: PyTree, step: int, *, partial: bool = False) -> PyTree:
     """The verified state of `step`.
@@ -95,6 +99,10 @@ class Reader:
       thread.join()
       with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
+
+  def _table(self, step: int) -> dict[str, Any]:
+    with self._vanishing(step):
+      return integrity.read(self.root / str(step))
 
   @contextlib.contextmanager
   def _vanishing(self, step: int) -> Iterator[None]:
