@@ -49,7 +49,7 @@ class Reader:
     return {name: jax.ShapeDtypeStruct(tuple(leaf['shape']), np.dtype(leaf['dtype'])) for name, leaf in saved.items()}
 
   def digest(self, step: int) -> str:
-    """One sha256 for the parameters and the memory of a step: the same in whatever workdir they lie. Raises Vanished or Damaged."""
+    """One sha256 for the parameters and the memory of a step: the same in any workdir. Raises Vanished or Damaged."""
     saved = self._table(step)['leaves']
     return digest.of_json({name: leaf for name, leaf in saved.items() if name.startswith(('params/', 'memory/'))})
 
