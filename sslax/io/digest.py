@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 
-def of_bytes(data: bytes) -> str:
+def of_bytes(data: bytes | memoryview) -> str:
   """SHA-256, 64 hexadecimal digits."""
   return hashlib.sha256(data).hexdigest()
 

@@ -10,6 +10,7 @@ Averages and queues that a method makes from the encoder are not the encoder: gr
 at random.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -26,7 +27,7 @@ from sslax.errors import UserError, suggest
 from sslax.method import Method
 from sslax.models import import_torch
 from sslax.ops import tree
-from sslax.run.checkpoint import Reader, Vanished, _read_integrity
+from sslax.run.checkpoint import Reader, Vanished
 
 PyTree = Any
 
@@ -125,7 +126,8 @@ def _plan(entry, state, shapes, where) -> Graft:
 def _from_run(place, step, to, part, shapes, about) -> Graft:
   reader = Reader(place)
   step = _agreed(_step(reader, place, step, about))
-  saved = _read_integrity(reader._root / str(step))['leaves']
+  with _still_there(about):
+    saved = reader.leaves(step)
   source = f'{place}, step {step}'
   pairs = {to: part or to}
   if to == 'encoder':
@@ -138,7 +140,7 @@ def _from_run(place, step, to, part, shapes, about) -> Graft:
   for path, theirs in of.items():
     want, have = _kind(shapes[path].shape, shapes[path].dtype), 'none'
     if theirs in saved:
-      have = _kind(saved[theirs]['shape'], saved[theirs]['dtype'])
+      have = _kind(saved[theirs].shape, saved[theirs].dtype)
     if want != have:
       wrong.append(f'{path} is {want}, and there {theirs} is {have}')
   if wrong:
@@ -146,14 +148,20 @@ def _from_run(place, step, to, part, shapes, about) -> Graft:
 
   def read(targets):
     nested = traverse_util.unflatten_dict({tuple(of[path].split('/')): target for path, target in targets.items()})
-    try:
-      with reader.pin(step):
-        restored = traverse_util.flatten_dict(reader.restore(nested, step, partial=True), sep='/')
-    except Vanished as error:
-      raise UserError(f'{about}: {error}: its run has deleted it; start again') from error
+    with _still_there(about), reader.pin(step):
+      restored = traverse_util.flatten_dict(reader.restore(nested, step, partial=True), sep='/')
     return {path: restored[of[path]] for path in targets}
 
   return Graft(source, tuple(pairs), tuple(of), read)
+
+
+@contextlib.contextmanager
+def _still_there(about):
+  """The run may train, and delete the step that was chosen."""
+  try:
+    yield
+  except Vanished as error:
+    raise UserError(f'{about}: {error}: its run has deleted it; start again') from error
 
 
 def _step(reader, place, step, about):

@@ -235,6 +235,17 @@ def test_a_source_that_goes_away(run, tmp_path):
     graft.apply(planned, state)
 
 
+def test_a_step_that_goes_away_while_it_is_planned(run, tmp_path, monkeypatch):
+  def meanwhile(step):
+    shutil.rmtree(tmp_path / 'run' / 'checkpoints' / str(step))
+    return step
+
+  shutil.copytree(run[0], tmp_path / 'run')
+  monkeypatch.setattr(graft, '_agreed', meanwhile)
+  with pytest.raises(UserError, match='step 20 is not in .*its run has deleted it; start again'):
+    graft.plan((str(tmp_path / 'run'),), Toy(), fresh(Toy()))
+
+
 # ------------------------------------------------------------------------------------------------------------------- weights
 
 
