@@ -26,13 +26,13 @@ from sslax.evals import (
   floors,
   knn,
   linear,
-  pictures,
   pretext,
   prompts,
   report,
   retrieval,
   zeroshot,
 )
+from sslax.evals import visualisations as pictures
 from sslax.evals.features import cached, checked, extract
 from sslax.io.versions import versions
 from sslax.ops.views import RandomViews

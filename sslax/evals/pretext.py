@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 
 from sslax.data import decode, host, pipeline
-from sslax.evals import pictures
+from sslax.evals import visualisations
 from sslax.method import Method
 
 
@@ -38,7 +38,7 @@ def sheet(method: Method, config, source, *, images: int = 8, seed: int = 0) -> 
   labels = None
   if 'label' in batch:
     labels = [source.classes[k] if source.classes else str(k) for k in batch['label'].tolist()]
-  return pictures.views_sheet(np.stack(originals), views, mean, std, labels)
+  return visualisations.views_sheet(np.stack(originals), views, mean, std, labels)
 
 
 def original(source, index: int, side: int, max_pixels: int) -> np.ndarray:
