@@ -28,12 +28,14 @@ from sslax.evals import (
   linear,
   pretext,
   prompts,
-  report,
   retrieval,
   zeroshot,
 )
 from sslax.evals import visualisations as pictures
 from sslax.evals.features import cached, checked, extract
+from sslax.evals.probe import Figure
+from sslax.evaluation import jsonl
+from sslax.evaluation import page as report
 from sslax.io.versions import versions
 from sslax.ops.views import RandomViews
 from sslax.run import config as configs
@@ -483,11 +485,11 @@ class Evaluation:
     step, name = self.shown_step, self.config.method.make.split(':')[-1]
     run, sources = self._prepare()
     sets = self._features('trained', step)
-    metrics = report.read_jsonl(self.workdir / 'metrics.jsonl')
+    metrics = jsonl.read(self.workdir / 'metrics.jsonl')
     figures = []
 
     def add(title, data, kind, caption, alt):
-      figures.append(report.Figure(title, data, kind, caption, alt))
+      figures.append(Figure(title, data, kind, caption, alt))
 
     def series(*keys):
       return {
@@ -611,7 +613,7 @@ class Evaluation:
 
 def report_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
   path = workdir / 'eval.jsonl'
-  return report.read_jsonl(path) if path.exists() else []
+  return jsonl.read(path) if path.exists() else []
 
 
 def _cells(probe: str, values: dict[str, Any] | None) -> list[tuple[str, str]]:
