@@ -23,8 +23,9 @@ FLOORS = {  # room: what it may import beside its own room
   'evaluator': BASE | {'ops', 'data', 'losses', 'models', 'step', 'evals', 'run'},
 }
 FLOORS['protocols'] = BASE | {'ops', 'data', 'losses', 'models', 'step', 'run'}
-FLOORS['comparison_results'] = FLOORS['evaluator'] | {'evaluator'}
-FLOORS['comparison'] = FLOORS['comparison_results'] | {'comparison_results'}
+FLOORS['evaluation'] = set(FLOORS['evaluator'])
+FLOORS['evaluator'] |= {'evaluation'}
+FLOORS['comparison'] = FLOORS['evaluator'] | {'evaluator'}
 for door in ('train', 'evaluate', 'show', 'plan'):
   FLOORS[door] = FLOORS['evaluator'] | {'evaluator'}
 FLOORS['compare'] = FLOORS['comparison'] | {'comparison'}
@@ -78,7 +79,7 @@ def test_imports_only_what_is_below(path):
   'file, name', [('run/loop.py', 'sslax.methods.simclr'), ('losses/contrastive.py', 'sslax.models.net'),
                  ('methods/simclr.py', 'sslax.methods.averaged'),
                  ('data/host.py', 'sslax.run.loop'), ('train.py', 'configs.simclr'),
-                 ('comparison.py', 'sslax.methods.simclr'), ('evaluator.py', 'sslax.comparison'),
+                 ('comparison/run.py', 'sslax.methods.simclr'), ('evaluator.py', 'sslax.comparison'),
                  ('evals/knn.py', 'sslax.run.config')],
 )  # fmt: skip
 def test_the_rule_catches(file, name):
