@@ -69,12 +69,15 @@ def test_a_run_is_interrupted_gone_on_with_and_finished(make, tmp_path):
     assert journal['batch_size'] == 32 and 0 < journal['encoder_parameters'] < journal['parameters']
     assert first['seconds'] > 0 and first['compile_seconds'] == status(tmp_path)['first_step_seconds'] > 0
     del stop.agreed
+    journal.begin(10, compile_seconds=1.0, began=time.time() - 50)  # a session that is killed after one more step
+    (tmp_path / 'status.json').write_text(json.dumps({'step': 11, 'first_step_seconds': 20.0}))
     began = time.time()
     training.train(config, tmp_path, journal, stop)
     took = time.time() - began
     sessions = Journal(tmp_path)['sessions']
-    assert sessions[0] == first and (sessions[1]['start_step'], sessions[1]['step']) == (10, 40)
-    assert 0 < sessions[1]['seconds'] + sessions[1]['compile_seconds'] <= took and status(tmp_path)['reason'] == 'done'
-    assert journal.steps() == 40
+    assert sessions[0] == first and [(s['start_step'], s['step']) for s in sessions] == [(0, 10), (10, 11), (10, 40)]
+    assert sessions[1]['seconds'] == pytest.approx(30, abs=1), 'until status.json was last written'
+    assert 0 < sessions[2]['seconds'] + sessions[2]['compile_seconds'] <= took and status(tmp_path)['reason'] == 'done'
+    assert journal.steps() == 41, 'one was done twice'
     training.train(config, tmp_path, journal, stop)
   assert Journal(tmp_path)['sessions'] == sessions, 'it has ended: nothing is done'

@@ -147,6 +147,8 @@ def test_sheet_draws_a_text_in_the_cell_of_an_image():
   assert image.size == (2 * 96 + 6 + 2 * 14, 2 * 96 + 6 + 2 * 14)  # as with an image in its place
   x0, y0, x1, y1 = ink(image)
   assert 116 <= x0 < 122 and 116 <= y0 < 122 and 190 < x1 <= 212 and 195 < y1 <= 212  # it fills its cell and no more
+  shown = '\n'.join(wrap(LONG, font(12), 96 - 2 * 3, 6))  # six lines of 16 px, from the first on
+  assert shown.endswith('…') and visualisations.sheet([[plain(RED), plain(BLUE)], [plain(GREEN), shown]]) == image
   white = np.asarray(image)[116:212, 116:212]
   assert (white[:2] == 255).all() and (white[:, :2] == 255).all() and (white == 255).all(-1).mean() > 0.5
   assert [box(image, colour) for colour in (RED, BLUE, GREEN)] == [(14, 14, 110, 110), (116, 14, 212, 110), (14, 116, 110, 212)]
