@@ -1,3 +1,48 @@
-"""sslax: self-supervised learning in JAX, on one chip or a pod with the same result."""
+"""sslax: self-supervised learning in JAX, on one chip or a pod with the same result.
 
-__version__ = '0.1.0'
+The names below are imported when they are first used: `import sslax` itself costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = '0.2.0'
+
+_PUBLIC = {  # name: the module that has it
+  'Batch': 'sslax.method',
+  'Classes': 'sslax.method',
+  'Facts': 'sslax.method',
+  'Features': 'sslax.method',
+  'Input': 'sslax.method',
+  'Method': 'sslax.method',
+  'Output': 'sslax.method',
+  'Probe': 'sslax.evals.probe',
+  'Ramp': 'sslax.ops.schedules',
+  'Records': 'sslax.method',
+  'Score': 'sslax.evals.probe',
+  'UserError': 'sslax.errors',
+  'Wrapper': 'sslax.method',
+  'base_config': 'sslax.recipes',
+  'open_source': 'sslax.data.sources',
+  'prepare': 'sslax.run.prepare',
+}
+__all__ = ['__version__', *_PUBLIC]
+
+if TYPE_CHECKING:
+  from sslax.data.sources import open_source
+  from sslax.errors import UserError
+  from sslax.evals.probe import Probe, Score
+  from sslax.method import Batch, Classes, Facts, Features, Input, Method, Output, Records, Wrapper
+  from sslax.ops.schedules import Ramp
+  from sslax.recipes import base_config
+  from sslax.run.prepare import prepare
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _PUBLIC:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return vars(importlib.import_module(_PUBLIC[name]))[name]
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_PUBLIC})

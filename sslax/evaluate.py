@@ -15,12 +15,14 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
 PROBES = flags.DEFINE_list(
   'probes',
   ['knn', 'linear'],
-  "Any of knn, linear, sgd, fewshot, collapse, classifier (the method's own), zeroshot, retrieval (image-text methods).",
+  "Any of knn, linear, sgd, fewshot, collapse, classifier (the method's own), zeroshot, retrieval (image-text methods), "
+  'bits_per_byte (language models), or FILE.py:CLASS of your own.',
 )
 STEP = flags.DEFINE_string('step', 'latest', 'latest, all, or the number of a step.')
 WATCH = flags.DEFINE_bool('watch', False, 'Follow a running training: evaluate each new checkpoint until the run is done.')
 POLL_SECONDS = flags.DEFINE_float('poll_seconds', 5, 'With --watch: how often to look for a new checkpoint.')
 TIMEOUT = flags.DEFINE_float('timeout', 0, 'With --watch: give up after so many seconds without a new checkpoint; 0: never.')
+SET = flags.DEFINE_multi_string('set', [], 'A setting of a probe, NAME.FIELD=VALUE: --set=knn.k=20. May be repeated.')
 DATA_TRAIN = flags.DEFINE_string(
   'data_train', '', "URI of the labelled training set of the probes; default: the run's data.train."
 )
@@ -31,40 +33,41 @@ TEMPLATES = flags.DEFINE_string(
   'templates', '', "Of the zero-shot probe: plain, photo, digits, fashion, cifar, imagenet; default: the config's eval.templates."
 )
 CLASS_NAMES = flags.DEFINE_string('class_names', '', "A file with a class name a line; default: the data set's names.")
-FLOORS = flags.DEFINE_bool('floors', True, 'Also evaluate raw pixels and the randomly initialised encoder.')
+FLOORS = flags.DEFINE_bool(
+  'floors', True, 'Also evaluate the baselines: the input itself (raw pixels, ...) and the method at random initialisation.'
+)
 REPORT = flags.DEFINE_bool('report', True, 'Write report.html.')
 
 
 def main() -> None:
-  from sslax import evaluator
-  from sslax.errors import UserError, suggest
+  from sslax.errors import UserError
 
   if not WORKDIR.value:
     raise UserError('--workdir is missing: the folder that sslax.train wrote to')
   workdir = pathlib.Path(WORKDIR.value).expanduser().absolute()
-  for probe in PROBES.value:
-    if probe not in evaluator.PROBES:
-      raise UserError(f'--probes={probe}: no such probe.{suggest(probe, evaluator.PROBES)}')
   if STEP.value not in ('latest', 'all') and not STEP.value.isdigit():
     raise UserError(f'--step={STEP.value} is none of latest, all, or a number')
+  from sslax.evaluation import picks
+  from sslax.run import config as configs
+
+  short = {
+    'knn.k': KNN_K.value,
+    'knn.temperature': KNN_TEMPERATURE.value,
+    'zeroshot.templates': TEMPLATES.value,
+    'zeroshot.class_names': CLASS_NAMES.value,
+  }
+  settings = [f'{key}={value}' for key, value in short.items() if value and key.split('.')[0] in PROBES.value]
+  probes = picks.pick(PROBES.value, configs.load(workdir).eval.probes, [*settings, *SET.value])
   cli.start_jax()
-  evaluation = evaluator.Evaluation(
-    workdir,
-    probes=PROBES.value,
-    data_train=DATA_TRAIN.value,
-    data_test=DATA_TEST.value,
-    knn_k=KNN_K.value,
-    knn_temperature=KNN_TEMPERATURE.value,
-    templates=TEMPLATES.value,
-    class_names=CLASS_NAMES.value,
-    floors=FLOORS.value,
-    report=REPORT.value,
-  )
+  from sslax.evaluation import report
+  from sslax.evaluation.evaluation import Evaluation, Settings
+
+  evaluation = Evaluation(workdir, probes, Settings(DATA_TRAIN.value, DATA_TEST.value, FLOORS.value, REPORT.value))
   if WATCH.value:
     evaluation.watch(POLL_SECONDS.value, TIMEOUT.value)
   else:
     evaluation.run(STEP.value)
-  evaluation.show()
+  report.show(evaluation)
 
 
 if __name__ == '__main__':

@@ -15,7 +15,8 @@ import sys
 
 from absl import flags
 
-from sslax.run import cli, topology
+from sslax.planning import topology
+from sslax.run import cli
 
 
 class Topologies(flags.ListParser):
@@ -57,9 +58,9 @@ def main() -> None:
     jax.config.update('jax_platforms', 'cpu')
     if not OPTIMIZE.value:
       jax.config.update('jax_optimization_level', 'O1')  # the search for what fits into memory has its own level, which stays
-  from sslax.run import planning
+  from sslax.planning.study import study
 
-  planning.study(
+  study(
     flags.FLAGS.config,
     [topology.parse(name) for name in names],
     command=[word for word in sys.argv[1:] if word.startswith('--config')],

@@ -1,11 +1,55 @@
 """Numbers that see a representation collapse, which a falling loss does not."""
 
+import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from sslax.errors import UserError
 from sslax.evals import features
+from sslax.evals.probe import BASELINE, Data, Needs, Probe, Score, Store
+
+MORE_IS_BETTER = {'feature_std': True, 'rankme': True, 'rank_fraction': True, 'uniformity': False, 'alignment': False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collapse(Probe):
+  """`metrics` of the test set, and, of methods that draw views, of pairs of them."""
+
+  pairs: int = 2048  # at most
+
+  def needs(self) -> Needs:
+    return Needs(labels=False)
+
+  def run(self, store: Store, data: Data) -> Iterator[Score]:
+    views = None if store.row == BASELINE else self.views(store, data)
+    for name, value in metrics(store.get(data.test).values, views).items():
+      yield Score(name, value, name, more_is_better=MORE_IS_BETTER[name])
+
+  def views(self, store: Store, data: Data) -> np.ndarray | None:
+    """[M, 2, D] features of two random views of test examples, as the method draws them; None where it draws none."""
+    method, parts = store.card.method, []
+
+    @jax.jit
+    def of(params, memory, rng, batch):
+      drawn = method.augmented(rng, batch)
+      if drawn is None:
+        return None
+      rows = {key: x.reshape(-1, *x.shape[2:]) for key, x in drawn.items()}
+      pooled = method.features(params, memory, rows).pooled
+      return pooled.reshape(-1, 2, pooled.shape[1])
+
+    for i, batch in enumerate(itertools.islice(store.batches(data.test), -(-self.pairs // store.batch_size))):
+      mask = batch.pop('mask')
+      arrays = {key: value for key, value in batch.items() if key not in ('label', 'index')}
+      pooled = of(store.params, store.memory, jax.random.key(i), arrays)
+      if pooled is None:
+        return None
+      parts.append(np.asarray(pooled)[mask])
+    return np.concatenate(parts)
 
 
 def metrics(x: Any, views: Any = None, *, sample: int = 4096, seed: int = 0) -> dict[str, float]:
@@ -33,7 +77,7 @@ def metrics(x: Any, views: Any = None, *, sample: int = 4096, seed: int = 0) -> 
   if len(x) < 2:
     raise UserError('collapse: one row has no spread; needs at least 2.')
   rng = np.random.default_rng(seed)
-  unit, rows = features.unit(np.float64(x)), rng.permutation(len(x))
+  unit, rows = features.l2_normalize(np.float64(x)), rng.permutation(len(x))
   rank = _rankme(x[rows[:25_600]])
   out = {
     'feature_std': float(unit.std(0).mean() * x.shape[1] ** 0.5),
@@ -46,7 +90,7 @@ def metrics(x: Any, views: Any = None, *, sample: int = 4096, seed: int = 0) -> 
     if views.ndim != 3 or views.shape[1] != 2:
       raise UserError(f'collapse: views of shape {views.shape}; needs [M, 2, D].')
     features.checked(views.reshape(len(views), -1), name='collapse views')
-    a, b = features.unit(views[:, 0]), features.unit(views[:, 1])
+    a, b = features.l2_normalize(views[:, 0]), features.l2_normalize(views[:, 1])
     out['alignment'] = float(np.square(a - b).sum(1).mean())
   return out
 

@@ -1,14 +1,7 @@
 """Features of a whole data set from any method, kept on disk where asked: the other evaluations are functions of them."""
 
 import functools
-import hashlib
-import json
-import os
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -39,19 +32,19 @@ def extract(
 
   Args:
     params, memory: the method's state; replicated over `mesh`.
-    batches: dicts of arrays: image [B, H, W, 3] uint8, label [B], index [B], mask [B] (False: padding or a bad record, dropped).
-      mask may be missing (all True). All have the first one's B; shorter ones are padded here. With several processes each gives
+    batches: dicts of arrays: those of the inputs, label [B], index [B], mask [B] (False: padding or a bad record, dropped). mask
+      may be missing (all True). All have the first one's B; shorter ones are padded here. With several processes each gives
       its own part of every batch, the same number of batches, and gets the whole result. The method sees neither label nor mask.
     mesh: with axes 'data' and 'fsdp', over which the rows are split; None: one device.
-    key: which of the features, [B, D].
+    key: which of the features, [B, ...], by its name in `Features.named`.
     progress: a bar on stderr (process 0).
     total: the number of batches, for the bar; `len(batches)` where that exists.
 
   Returns:
-    {key: [N, D] float32, 'label': [N] int32, 'index': [N] int32}.
+    {key: [N, ...] float32, 'label': [N] int32, 'index': [N] int32}.
 
   Raises:
-    UserError: no records, a batch that is larger than the first or does not divide over the mesh, no such key, or not [B, D].
+    UserError: no records, a batch that is larger than the first or does not divide over the mesh, or no such key.
   """
   run = _compiled(method, key, mesh)
   if mesh is not None:
@@ -79,11 +72,10 @@ def extract(
 def _compiled(method, key, mesh):
   def run(params, memory, batch):
     out = method.features(params, memory, {k: v for k, v in batch.items() if k not in ('label', 'mask')})
-    if key not in out:
-      raise UserError(f'{type(method).__name__}.features has no {key!r}.{suggest(key, out)}')
-    if out[key].ndim != 2:
-      raise UserError(f'{type(method).__name__}.features[{key!r}] has shape {out[key].shape}; probes take [B, D].')
-    return jnp.float32(out[key]), jnp.int32(batch['label']), jnp.int32(batch['index']), batch['mask']
+    found = out.named()
+    if key not in found:
+      raise UserError(f'{type(method).__name__}.features has no {key!r}.{suggest(key, found)}')
+    return jnp.float32(found[key]), jnp.int32(batch['label']), jnp.int32(batch['index']), batch['mask']
 
   return jax.jit(run, out_shardings=None if mesh is None else NamedSharding(mesh, P()))
 
@@ -106,41 +98,6 @@ def _pad(x, rows):
 def _kept(outputs):
   *columns, mask = (np.asarray(x) for x in outputs)
   return [column[mask] for column in columns]
-
-
-def cached(path: Path, key: dict[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """What `make()` returns, from the file in the folder `path` whose name is the hash of `key` where there is one.
-
-  Args:
-    path: a folder; created where missing.
-    key: all that the arrays depend on (checkpoint, step, data URI, ...), JSON types; stored in the file and compared.
-    make: called when there is no file, or none that can be read (cut off, bit rot: zip keeps a CRC of each array).
-
-  Returns:
-    A dict of arrays.
-  """
-  text = json.dumps(key, sort_keys=True)
-  file = Path(path) / f'{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz'
-  try:
-    with np.load(file, allow_pickle=False) as stored:
-      arrays = {name: stored[name] for name in stored.files}
-    if str(arrays.pop('__key__')) == text:
-      return arrays
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
-    pass  # NotImplementedError: damaged headers name a compression that does not exist
-  arrays = {name: np.asarray(value) for name, value in make().items()}
-  if any(value.dtype.hasobject for value in arrays.values()):
-    raise TypeError('cached: arrays of Python objects cannot be stored')
-  file.parent.mkdir(parents=True, exist_ok=True)
-  descriptor, part = tempfile.mkstemp(dir=file.parent, suffix='.part')
-  try:
-    with os.fdopen(descriptor, 'wb') as f:
-      np.savez(f, __key__=np.array(text), **arrays)
-    os.replace(part, file)  # whole or not at all, also with two writers
-  except BaseException:
-    os.unlink(part)
-    raise
-  return arrays
 
 
 def checked(
@@ -166,7 +123,7 @@ def checked(
   return x, y.astype(np.int32)
 
 
-def unit(x: np.ndarray) -> np.ndarray:
+def l2_normalize(x: np.ndarray) -> np.ndarray:
   """Rows of x [N, D] over their l2 norm; zeros stay zeros."""
   return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 

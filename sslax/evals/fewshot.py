@@ -1,12 +1,59 @@
 """Accuracy from a few labels a class, over several draws of which, the same draws for every set of features that is compared."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sslax.errors import UserError, suggest
-from sslax.evals import features, linear
+from sslax.evals import features, logistic
+from sslax.evals.probe import Data, Figure, Probe, Score, Store
+from sslax.evals.visualisations import bars
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShot(Probe):
+  """`low_shot` with the shots that the smallest class has examples for."""
+
+  shots: tuple[int, ...] = (1, 5, 10)
+  draws: int = 10
+  classifier: str = 'centroid'
+
+  def run(self, store: Store, data: Data) -> Iterator[Score]:
+    train, test = store.labelled(data.train), store.labelled(data.test)
+    counts = np.bincount(train.label, minlength=data.num_classes)
+    shots = tuple(n for n in self.shots if n <= counts.min())
+    if not shots:
+      raise UserError(
+        f'few-shot: class {counts.argmin()} of {data.train.name} has {counts.min()} labelled examples, and needs '
+        f'{min(self.shots)}'
+      )
+    found = low_shot(
+      train.values, train.label, test.values, test.label, num_classes=data.num_classes, shots=shots, draws=self.draws, seed=0,
+      classifier=self.classifier,
+    )  # fmt: skip
+    for n, row in found.items():
+      rest = {key: value for key, value in row.items() if key not in ('mean', 'std')}
+      column = f'{n} label{"s" if n != 1 else ""}'
+      yield Score(str(n), row['mean'], column, chance=1 / data.num_classes, spread=row['std'], details=rest)
+
+  def caption(self, scores: Sequence[Score]) -> str:
+    how = {'centroid': 'nearest centroid'}.get(self.classifier, self.classifier)
+    return (
+      f'n labels: accuracy of the {how} with n labels a class, mean +- standard deviation of {self.draws} draws '
+      '(the same draws for every row).'
+    )
+
+  def figures(self, store: Store, data: Data, found: Mapping[str, Sequence[Score]]) -> list[Figure]:
+    means = {name: [score.value for score in scores] for name, scores in found.items()}
+    errors = {name: [score.details['stderr'] for score in scores] for name, scores in found.items()}
+    shots = [f'{score.name} a class' for score in next(iter(found.values()), ())]
+    if not shots:
+      return []
+    drawn = bars(shots, means, errors, xlabel='labels', ylabel='accuracy')
+    caption = f'{self.classifier.capitalize()}; mean of {self.draws} draws, bars show the standard error.'
+    return [Figure('Label efficiency', drawn, 'svg', caption, 'accuracy by number of labels')]
 
 
 def low_shot(
@@ -24,7 +71,7 @@ def low_shot(
 ) -> dict[int, dict[str, Any]]:
   """Test accuracy with n labels a class, mean and standard error over draws.
 
-  The draws depend on (seed, train_y) alone, never on the features: compare two sets of features with `paired`. Within a draw the
+  The draws depend on (seed, train_y) alone, never on the features: what two sets of features share cancels. Within a draw the
   shots are nested, the first n of a permutation inside each class (big_vision evaluators/fewshot_lsr.py).
 
   Args:
@@ -33,7 +80,7 @@ def low_shot(
     shots: labels a class.
     draws: at least 2.
     classifier: 'centroid': cosine to the mean of a class's unit features. 'ridge': least squares on one-hot labels in {-1, 1} of
-      standardised features with a bias feature of 100 and l2 = 2 ** 10 (fewshot_lsr). 'logistic': `linear.fit` with l2 = 1.
+      standardised features with a bias feature of 100 and l2 = 2 ** 10 (fewshot_lsr). 'logistic': `logistic.fit` with l2 = 1.
     index: [N] distinct record numbers; given, the draws do not depend on the order of the records.
 
   Returns:
@@ -66,26 +113,14 @@ def low_shot(
   return {n: _summary(v) for n, v in values.items()}
 
 
-def paired(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-  """(mean of a - b, its standard error) for values [draws] of the same draws: what they share cancels.
-
-  Raises:
-    UserError: lengths that differ, or fewer than 2.
-  """
-  if len(a) != len(b) or len(a) < 2:
-    raise UserError(f'paired: {len(a)} and {len(b)} values; needs the same draws, at least 2.')
-  summary = _summary(np.asarray(a, np.float64) - np.asarray(b, np.float64))
-  return summary['mean'], summary['stderr']
-
-
 def _summary(values):
   std = float(np.std(values, ddof=1))
   return {'mean': float(np.mean(values)), 'std': std, 'stderr': std / len(values) ** 0.5, 'values': list(values)}
 
 
 def _centroid(x, y, test_x, num_classes):
-  mean = np.stack([features.unit(x[y == c]).mean(0) for c in range(num_classes)])
-  return (test_x @ features.unit(mean).T).argmax(1)  # the query's norm scales a whole row
+  mean = np.stack([features.l2_normalize(x[y == c]).mean(0) for c in range(num_classes)])
+  return (test_x @ features.l2_normalize(mean).T).argmax(1)  # the query's norm scales a whole row
 
 
 def _ridge(x, y, test_x, num_classes, l2=2.0**10, bias=100.0):
@@ -101,7 +136,7 @@ def _ridge(x, y, test_x, num_classes, l2=2.0**10, bias=100.0):
 
 
 def _logistic(x, y, test_x, num_classes):
-  return linear.fit(x, y, num_classes, l2=1.0).rank(test_x, 1)[:, 0]
+  return logistic.fit(x, y, num_classes, l2=1.0).rank(test_x, 1)[:, 0]
 
 
 _CLASSIFIERS = {'centroid': _centroid, 'ridge': _ridge, 'logistic': _logistic}

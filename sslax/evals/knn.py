@@ -1,6 +1,8 @@
 """Weighted k-nearest-neighbour classification of features: no training, hardly any hyper-parameters."""
 
+import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +12,32 @@ from jax import lax
 
 from sslax.errors import UserError
 from sslax.evals import features
+from sslax.evals.probe import Data, Probe, Score, Store
 
 _ROWS = 8192  # gallery rows compared at a time: [batch, _ROWS] similarities are alive, never [M, N]
+
+
+@dataclasses.dataclass(frozen=True)
+class KNN(Probe):
+  """Accuracy of `predict` with all labels of the training set; k is that of the set where it is smaller."""
+
+  k: int = 200
+  temperature: float = 0.1
+
+  def __post_init__(self) -> None:
+    if self.k < 1 or self.temperature <= 0:
+      raise ValueError(f'k={self.k} must be at least 1 and temperature={self.temperature} positive')
+
+  def run(self, store: Store, data: Data) -> Iterator[Score]:
+    train, test = store.labelled(data.train), store.labelled(data.test)
+    k = min(self.k, len(train.label))
+    top1 = accuracy(
+      train.values, train.label, test.values, test.label, k=k, temperature=self.temperature, num_classes=data.num_classes
+    )
+    yield Score('top1', top1, 'kNN, all labels', chance=1 / data.num_classes, details={'k': k})
+
+  def caption(self, scores: Sequence[Score]) -> str:
+    return f'kNN: weighted, k {self.k}, temperature {self.temperature}, all labels.'
 
 
 def predict(
@@ -23,7 +49,6 @@ def predict(
   temperature: float = 0.07,
   num_classes: int,
   batch: int = 1024,
-  top: int = 1,
 ) -> np.ndarray:
   """The classes with most votes: the k nearest by cosine vote exp(similarity / temperature) for theirs.
 
@@ -36,30 +61,28 @@ def predict(
     x: [M, D] features to classify.
     k: neighbours; N where that is smaller.
     batch: rows of x at a time.
-    top: how many classes a row, best first.
 
   Returns:
-    [M] int32, or [M, top] for top > 1.
+    [M] int32.
 
   Raises:
-    UserError: features or labels that do not fit, k < 1, temperature <= 0, top outside [1, num_classes].
+    UserError: features or labels that do not fit, k < 1, temperature <= 0.
   """
   train_x, train_y = features.checked(train_x, train_y, num_classes, 'kNN gallery')
   x, _ = features.checked(x, name='kNN queries')
   if train_x.shape[1] != x.shape[1]:
     raise UserError(f'kNN: the gallery has {train_x.shape[1]} features and the queries {x.shape[1]}.')
-  if k < 1 or temperature <= 0 or not 1 <= top <= num_classes:
-    raise UserError(f'kNN: needs k >= 1 ({k}), temperature > 0 ({temperature}) and 1 <= top <= {num_classes} ({top}).')
+  if k < 1 or temperature <= 0:
+    raise UserError(f'kNN: needs k >= 1 ({k}) and temperature > 0 ({temperature}).')
   count = -(-len(train_x) // _ROWS)
   block = -(-len(train_x) // (count * 128)) * 128  # even blocks, so that little is padding
-  gallery = jnp.asarray(features.blocks(features.unit(train_x), block))
+  gallery = jnp.asarray(features.blocks(features.l2_normalize(train_x), block))
   labels = jnp.asarray(features.blocks(train_y, block, -1))  # -1: padding
-  ranked = [
-    np.asarray(_classify(gallery, labels, rows, jnp.float32(temperature), min(k, len(train_x)), num_classes, top))
-    for rows in features.blocks(features.unit(x), batch)
+  found = [
+    np.asarray(_classify(gallery, labels, rows, jnp.float32(temperature), min(k, len(train_x)), num_classes))
+    for rows in features.blocks(features.l2_normalize(x), batch)
   ]
-  ranked = np.concatenate(ranked)[: len(x)]
-  return ranked[:, 0] if top == 1 else ranked
+  return np.concatenate(found)[: len(x)]
 
 
 def accuracy(
@@ -72,17 +95,16 @@ def accuracy(
   temperature: float = 0.07,
   num_classes: int,
   batch: int = 1024,
-  top: int = 1,
 ) -> float:
-  """The fraction of [M, D] test_x whose label is among the `top` classes of `predict`; arguments as there."""
+  """The fraction of [M, D] test_x whose label is that of `predict`; arguments as there."""
   test_x, test_y = features.checked(test_x, test_y, num_classes, 'kNN test')
-  ranked = predict(train_x, train_y, test_x, k=k, temperature=temperature, num_classes=num_classes, batch=batch, top=top)
-  return float((ranked.reshape(len(test_y), -1) == test_y[:, None]).any(1).mean())
+  found = predict(train_x, train_y, test_x, k=k, temperature=temperature, num_classes=num_classes, batch=batch)
+  return float((found == test_y).mean())
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
-def _classify(gallery, labels, rows, temperature, k, num_classes, top):
-  """[B, top] classes of rows [B, D] from gallery [G, b, D] with labels [G, b]."""
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _classify(gallery, labels, rows, temperature, k, num_classes):
+  """[B] classes of rows [B, D] from gallery [G, b, D] with labels [G, b]."""
 
   def merge(best, part):
     part_x, part_y = part
@@ -105,4 +127,4 @@ def _classify(gallery, labels, rows, temperature, k, num_classes, top):
     return votes + w[:, None] * jax.nn.one_hot(y, num_classes), None
 
   votes, _ = lax.scan(vote, jnp.zeros((len(rows), num_classes)), (weight.T, y.T))
-  return lax.top_k(votes, top)[1]
+  return votes.argmax(1)  # of equal votes the first

@@ -1,17 +1,58 @@
 """Image-text retrieval: recall at k, both ways, with any number of captions for an image (Karpathy & Fei-Fei 2015)."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sslax.data import pipeline
 from sslax.errors import UserError
 from sslax.evals import features
+from sslax.evals.probe import RANDOM, TRAINED, Card, Data, Needs, Probe, Score, Store
+from sslax.evals.shared import caption_input
 
 _ROWS = 1024  # images compared with all texts at a time: [1024, M] similarities are alive, never [N, M]
 _TIE = 1e-6  # cosines as near as this are equal: the last bits depend on how a product was blocked
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval(Probe):
+  """`recall` at 1, 5, 10 of the right caption for a test image and of the right image for a caption; images may have several."""
+
+  ks: tuple[int, ...] = (1, 5, 10)
+
+  def needs(self) -> Needs:
+    return Needs(features=('embedding', 'text_embedding'), labels=False, rows=(TRAINED, RANDOM))
+
+  def check(self, card: Card, data: Data) -> None:
+    pipeline.probe(data.test, card.inputs)
+    caption_input(card)
+
+  def run(self, store: Store, data: Data) -> Iterator[Score]:
+    name, caption = caption_input(store.card)
+    found = store.get(data.test, 'embedding')
+    captions = [caption.captions(data.test[int(i)]) for i in found.index]
+    image_of_text = np.repeat(np.arange(len(captions)), [len(c) for c in captions])
+    ids, size = np.stack([caption.tokenize(text) for texts in captions for text in texts]), store.batch_size
+    blocks = [ids[i : i + size] for i in range(0, len(ids), size)]
+    padded = [np.concatenate([b, np.repeat(b[-1:], size - len(b), axis=0)]) for b in blocks]  # one shape: compiled once
+    embed = lambda ids: np.asarray(store.encode({name: ids}).text_embedding)
+    text = np.concatenate([embed(p)[: len(b)] for p, b in zip(padded, blocks, strict=True)])
+    short = {'image_to_text': 'text', 'text_to_image': 'image'}  # what is retrieved
+    sizes = {'images': len(captions), 'texts': len(text)}
+    for way, by_k in recall(found.values, text, image_of_text, self.ks).items():
+      for k, value in by_k.items():
+        yield Score(f'{way} R@{k}', value, f'{short[way]} R@{k}', details=sizes)
+
+  def caption(self, scores: Sequence[Score]) -> str:
+    found = scores[0].details if scores else {'images': 1, 'texts': 1}
+    return (
+      f'text R@k: a caption of the image is among the k nearest of {found["texts"]:,} (chance of R@1 '
+      f'{1 / found["images"]:.4f}); image R@k: the image of the caption among {found["images"]:,}.'
+    )
 
 
 def recall(
@@ -41,7 +82,7 @@ def recall(
     raise UserError(f'retrieval: images have {image.shape[1]} dimensions and texts {text.shape[1]}.')
   if min(ks, default=0) < 1:
     raise UserError(f'retrieval: ks={tuple(ks)}; needs numbers from 1 on.')
-  image, text = features.unit(image), features.unit(text)
+  image, text = features.l2_normalize(image), features.l2_normalize(text)
   own = np.einsum('md,md->m', image[owner], text)  # of each text with its image
   rows = min(rows, len(image))
   index = features.blocks(np.arange(len(image)), rows, -1)

@@ -1,14 +1,61 @@
 """Zero-shot classification: an image belongs to the class whose description is nearest (Radford et al. 2021, section 3.1)."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from sslax.errors import UserError
-from sslax.evals import features
+from sslax.errors import UserError, suggest
+from sslax.evals import features, prompts
+from sslax.evals.probe import RANDOM, TRAINED, Card, Data, Needs, Probe, Score, Store
+from sslax.evals.shared import caption_input
 
 _ROWS = 8192  # images compared with all classes at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShot(Probe):
+  """Accuracy on the test set of descriptions of its classes; no example has been labelled for it.
+
+  Attributes:
+    templates: a key of `prompts.TEMPLATES`.
+    class_names: a file with a name a line; '': the data set's names.
+  """
+
+  templates: str = 'photo'
+  class_names: str = ''
+
+  def needs(self) -> Needs:
+    return Needs(features=('embedding', 'text_embedding'), rows=(TRAINED, RANDOM))
+
+  def check(self, card: Card, data: Data) -> None:
+    self._names(data), self._templates(), caption_input(card)
+
+  def run(self, store: Store, data: Data) -> Iterator[Score]:
+    names, found = self._names(data), store.labelled(data.test, 'embedding')
+    name, caption = caption_input(store.card)
+    embed = lambda ids: store.encode({name: ids}).text_embedding
+    weights = classifier(embed, caption.tokenize, names, self._templates())
+    hits = accuracy(found.values, found.label, weights, (1, 5) if len(names) > 5 else (1,))
+    for k, value in hits.items():
+      yield Score(f'top{k}', value, f'zero-shot top{k}', chance=k / len(names), details={'chance': 1 / len(names)})
+
+  def caption(self, scores: Sequence[Score]) -> str:
+    chance = scores[0].chance if scores else 0.0
+    return f"zero-shot: templates '{self.templates}'; chance {chance:.3f}."
+
+  def _names(self, data: Data) -> tuple[str, ...]:
+    if self.class_names:
+      return prompts.class_names(self.class_names, data.test.num_classes)
+    if not data.test.classes:
+      raise UserError(f'{data.test.name} has no names of its classes: give them with --class_names=FILE, one a line')
+    return data.test.classes
+
+  def _templates(self) -> tuple[str, ...]:
+    if self.templates not in prompts.TEMPLATES:
+      raise UserError(f'--templates={self.templates}: no such templates.{suggest(self.templates, prompts.TEMPLATES)}')
+    return prompts.TEMPLATES[self.templates]
 
 
 def classifier(
@@ -47,8 +94,8 @@ def classifier(
     z, _ = features.checked(np.asarray(text_embedding_of(filled))[: len(ids)], name='zero-shot: embeddings of the class names')
     sums = np.zeros((len(classes), z.shape[1]), np.float32) if sums is None else sums
     # ORDER MATTERS: each text is normalised before the mean, or long embeddings would count more.
-    np.add.at(sums, np.arange(first, first + len(ids)) // len(templates), features.unit(z))
-  return features.unit(sums)
+    np.add.at(sums, np.arange(first, first + len(ids)) // len(templates), features.l2_normalize(z))
+  return features.l2_normalize(sums)
 
 
 def accuracy(image_embedding: Any, labels: Any, weights: Any, top: Sequence[int] = (1, 5)) -> dict[int, float]:

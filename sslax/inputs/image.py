@@ -145,6 +145,16 @@ class HostCrops(Input):
     return self.image.describe(records)
 
 
+def image_settings(inputs: Mapping[str, Input]) -> Image | None:
+  """What the config says of the images among a method's inputs; None where it sees none."""
+  for value in inputs.values():
+    if isinstance(value, Image):
+      return value
+    if isinstance(value, HostCrops):
+      return value.image
+  return None
+
+
 def crops_key(group: int) -> str:
   """The key of the host's crops of one kind in a batch."""
   return f'crops_{group}' if group else 'crops'

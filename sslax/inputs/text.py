@@ -49,10 +49,14 @@ class Text(Input):
     return {'text': jax.ShapeDtypeStruct((self.length,), np.int32)}
 
   def decode(self, record: Mapping[str, Any]) -> list[str]:
-    found = text.usable(record.get('text'))
+    found = self.captions(record)
     if not found:
       raise text.NoCaption(f'no usable caption: the text is {ascii(record.get("text"))[:80]}')
     return found
+
+  def captions(self, record: Mapping[str, Any]) -> list[str]:
+    """All usable captions of a record in their order, [] where there is none."""
+    return text.usable(record.get('text'))
 
   def draw(self, decoded: list[str], rng: np.random.Generator | None) -> dict[str, np.ndarray]:
     return {'text': self.tokenize(decoded[0 if rng is None else rng.integers(len(decoded))])}

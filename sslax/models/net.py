@@ -89,7 +89,7 @@ def _whole(params):
   return tree.map_with_path(lambda path, w: w if fsdp.LAYERS.search(path) else fsdp.gather(w), params)
 
 
-def watched(function: Callable, *args: PyTree, method: str) -> tuple[PyTree, list[tuple]]:
+def captured_calls(function: Callable, *args: PyTree, method: str) -> tuple[PyTree, list[tuple]]:
   """(function(*args), [arguments of each call of a Flax method of that name, in order]): a look inside without a hook there.
 
   Works under `jax.jit` of the whole; calls inside a scan or a checkpoint cannot be seen from outside and leak a tracer.

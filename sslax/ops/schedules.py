@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from sslax.errors import UserError
+from sslax.method import Facts, Setting
 
 Schedule = Callable  # step -> [] float32
 
@@ -72,7 +73,7 @@ SHAPES = ('cosine', 'linear', 'step')
 
 
 @dataclasses.dataclass(frozen=True)
-class Ramp:
+class Ramp(Setting):
   """A hyper-parameter of a method that changes over the run, as a config writes it: momentum=spec(Ramp, start=0.996, end=1.0).
 
   Attributes:
@@ -93,13 +94,16 @@ class Ramp:
     if self.shape not in SHAPES:
       raise ValueError(f'shape={self.shape!r} is none of {", ".join(SHAPES)}')
 
-  def resolve(self, **units) -> 'Ramp':
-    """With `steps` set; `units` as in `duration`."""
-    return dataclasses.replace(self, steps=duration(self.duration, **units)) if self.steps < 0 else self
+  def settle(self, facts: Facts) -> 'Ramp':
+    """With `steps` set."""
+    if self.steps >= 0:
+      return self
+    units = dict(steps_per_epoch=facts.steps_per_epoch, batch_size=facts.batch_size, total_steps=facts.total_steps)
+    return dataclasses.replace(self, steps=duration(self.duration, **units, where='Ramp.duration'))
 
   def __call__(self, step):
     if self.steps < 0:
-      raise ValueError(f'{self} has no length in steps yet: resolve it first')
+      raise ValueError(f'{self} has no length in steps yet: settle it first')
     if self.steps == 0:
       return jnp.float32(self.end)
     if self.shape == 'step':

@@ -607,6 +607,13 @@ class Reader:
     with self._vanishing(step):
       return _read_integrity(self._root / str(step))['meta']
 
+  def digest(self, step: int) -> str:
+    """One sha256 for the arrays of a step: the same values have the same, in whatever workdir. Raises Vanished or Damaged."""
+    with self._vanishing(step):
+      leaves = _read_integrity(self._root / str(step))['leaves']
+    kept = {path: leaf for path, leaf in leaves.items() if path.startswith(('params/', 'memory/'))}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
   def restore(self, abstract_state: PyTree, step: int, *, partial: bool = False) -> PyTree:
     """The verified state of `step`.
 

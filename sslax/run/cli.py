@@ -33,7 +33,7 @@ def define_config(required: bool = True) -> None:
   config_flags.DEFINE_config_file(
     'config',
     None,
-    'A config file and its preset: configs/simclr.py:digits. Any leaf is a flag: --config.seed=1.',
+    'A config and its preset, simclr:digits, or a file of your own, FILE.py:PRESET. Any leaf is a flag: --config.seed=1.',
     lock_config=True,
   )
   if required:
@@ -108,17 +108,13 @@ def _say(message, code):
 
 def _parse(argv: list[str]) -> None:
   app.define_help_flags()
-  for place, word in enumerate(argv[1:], 1):  # ml_collections would report a missing file from deep inside
-    if word == '--config' and place + 1 < len(argv):
-      _check_config_file(argv[place + 1])
-    elif word.startswith('--config='):
-      _check_config_file(word.removeprefix('--config='))
   try:
+    argv[1:] = _renamed(_found(argv[1:]))
     rest = flags.FLAGS(argv)
   except SystemExit:  # --help has printed; absl ends it with 1
     raise SystemExit(errors.DONE) from None
   except UserError as error:
-    raise UserError(f'--config: {error}') from None
+    raise UserError(str(error) if str(error).startswith('--config') else f'--config: {error}') from None
   except flags.UnrecognizedFlagError as error:
     name = error.flagname.removeprefix('no')
     hint = suggest(error.flagname, _flag_names())
@@ -138,11 +134,94 @@ def _parse(argv: list[str]) -> None:
     raise UserError(f'stray argument {stray!r}: arguments are flags (--name=value).{hint}')
 
 
-def _check_config_file(value: str) -> None:
-  path = pathlib.Path(re.sub(r'\.py:.*$', '.py', value))
-  if not path.is_file():
-    beside = sorted(p.as_posix() for p in (path.parent if path.parent.is_dir() else pathlib.Path('configs')).glob('*.py'))
-    raise UserError(f'--config={value}: there is no file {path}.{suggest(path.as_posix(), beside)}')
+def _found(words: list[str]) -> list[str]:
+  """The words with --config naming a file that exists, in whatever way it was written."""
+  found = list(words)
+  for place, word in enumerate(words):
+    if word == '--config' and place + 1 < len(words):
+      found[place + 1] = config_file(words[place + 1])
+    elif word.startswith('--config='):
+      found[place] = f'--config={config_file(word.removeprefix("--config="))}'
+  return found
+
+
+def config_file(value: str) -> str:
+  """'/path/to/simclr.py:digits' for what --config says: a file, or the name of one that comes with sslax, from any folder.
+
+  Args:
+    value: 'FILE.py', 'FILE.py:PRESET', 'simclr:digits', 'simclr.py:digits', 'simclr', 'configs/simclr.py:digits'.
+
+  Raises:
+    UserError: there is no such file here and none of that name comes with sslax.
+  """
+  split = re.fullmatch(r'(?P<file>.*?\.py)(:(?P<preset>.*))?|(?P<name>[^:/]+)(:(?P<rest>.*))?', value, re.DOTALL)
+  file = (split['file'] or f'{split["name"]}.py') if split else value
+  preset = (split['preset'] if split['file'] else split['rest']) if split else None
+  ours, path = configs_folder(), pathlib.Path(file).expanduser()
+  shipped = ours / path.name
+  if not path.is_file():  # beside the project it is a path, elsewhere a name
+    if path.parent.as_posix() not in ('.', 'configs') or not shipped.is_file():
+      here = path.parent if path.parent.is_dir() and path.parent.as_posix() != '.' else ours
+      beside = sorted(p.as_posix() if here is not ours else p.stem for p in here.glob('*.py'))
+      raise UserError(
+        f'--config={value}: there is no file {path}.{suggest(path.as_posix() if here is not ours else path.stem, beside)}'
+      )
+    path = shipped
+  return f'{path}:{preset}' if preset else str(path)
+
+
+def configs_folder() -> pathlib.Path:
+  """The config files that come with sslax: inside the package where it was installed, beside it in a checkout."""
+  package = pathlib.Path(__file__).resolve().parents[1]
+  return next((folder for folder in (package / 'configs', package.parent / 'configs') if folder.is_dir()), package / 'configs')
+
+
+def _renamed(words: list[str]) -> list[str]:
+  """The words with overrides of config keys of earlier versions under their names of today."""
+  from sslax.run import legacy
+
+  keys = [re.match(r'--(?:no)?config\.([^=]+)', word) for word in words]
+  if not any(key and legacy.where_it_went(key[1]) for key in keys):
+    return words
+  config, renamed = _config_alone(words), []
+  for word, key in zip(words, keys, strict=True):
+    if key and config is not None and legacy.where_it_went(key[1]) and not _has(config, key[1]):
+      names = legacy.new_keys(key[1], config)
+      if not names:
+        raise UserError(f'--config.{key[1]}: this config has nothing that it could set; it is {legacy.where_it_went(key[1])} now')
+      renamed += [f'--config.{name}{word[key.end() :]}' for name in names]
+    else:
+      renamed.append(word)
+  return renamed
+
+
+def _has(config, path: str) -> bool:
+  for key in path.split('.'):
+    if not hasattr(config, 'keys') or key not in config:
+      return False
+    config = config[key]
+  return True
+
+
+def _config_alone(words: list[str]):
+  """The config that --config names, without the overrides; None where there is none."""
+  alone = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', None, '', lock_config=True, flag_values=alone)
+  word = next(
+    (
+      f'--config={b}' if a == '--config' else a
+      for a, b in zip(words, [*words[1:], ''], strict=True)
+      if re.match('--config(=|$)', a)
+    ),
+    '',
+  )
+  before = sys.argv
+  try:
+    sys.argv = [before[0], word]  # ml_collections looks there for overrides, whatever it is given
+    alone(sys.argv)
+  finally:
+    sys.argv = before
+  return alone.config
 
 
 def _flag_names():
@@ -158,22 +237,8 @@ def _unknown_key(argv, error) -> str:
   """ml_collections says only the last part of a path that does not exist; find which override it was and what is near."""
   from sslax.run.config import flat
 
-  alone = flags.FlagValues()  # the config as it was before the overrides
-  config_flags.DEFINE_config_file('config', None, '', lock_config=True, flag_values=alone)
-  word = next(
-    (
-      f'--config={b}' if a == '--config' else a
-      for a, b in zip(argv, [*argv[1:], ''], strict=True)
-      if re.match('--config(=|$)', a)
-    ),
-    '',
-  )
-  try:
-    sys.argv = [argv[0], word]  # ml_collections looks there for overrides, whatever it is given
-    alone(sys.argv)
-  finally:
-    sys.argv = argv
-  known = list(flat(alone.config)) if alone.config is not None else []
+  config = _config_alone(argv[1:])  # as it was before the overrides
+  known = list(flat(config)) if config is not None else []
   for word in argv[1:]:
     key = re.match(r'--(?:no)?config\.([^=]+)', word)
     if key and known and key[1] not in known:

@@ -7,7 +7,6 @@ from jax.extend.core import ClosedJaxpr
 from jax.interpreters import partial_eval
 
 BYTES = {'pred': 1, 'u8': 1, 's8': 1, 'bf16': 2, 'f16': 2, 'u16': 2, 's16': 2, 'f64': 8, 's64': 8, 'u64': 8}  # others: 4
-CALL = r' (?:fusion|call|conditional|async-start)\(.*?(?:calls|to_apply|branch_computations)=(\{.*?\}|%?[\w.\-]+)'
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
 
