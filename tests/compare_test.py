@@ -10,7 +10,7 @@ from run.trainer import ROOT, TERM, TINY, lines, run, start
 from sslax.comparison import Stop, training
 from sslax.comparison import run as running
 from sslax.errors import UserError
-from sslax.evaluation import jsonl
+from sslax.evaluation.results import read_jsonl
 from sslax.run import config as configs
 from sslax.spec import find
 
@@ -76,7 +76,7 @@ def test_the_table_is_complete(story):
   for name in ('cold', 'warm'):
     run_dir, row = workdir / name / 'seed_0', rows[name]
     assert row['status'] == 'done' and row['seeds'] == {'0': 'done'}
-    assert row['figures']['knn']['values'] == [jsonl.read(run_dir / 'eval.jsonl')[0]['values']['top1']]
+    assert row['figures']['knn']['values'] == [read_jsonl(run_dir / 'eval.jsonl')[0]['values']['top1']]
     assert row['figures']['knn']['std'] is None
     assert row['images_per_second'] > 0 and 0 < row['encoder_parameters'] < row['parameters'] and row['seconds'] > 0
     saved = configs.load(run_dir)

@@ -1,13 +1,14 @@
 """What must be the same in all runs, or the table would compare something else than methods."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from sslax.comparison.shared import is_node, of_method
 from sslax.errors import UserError
+from sslax.evals.probe import Probe
 from sslax.method import Method
 from sslax.run import config as configs
 
@@ -16,18 +17,20 @@ FAIR = ('data.train', 'data.test', 'batch_size', 'num_epochs', 'num_steps')
 
 
 def unfair(
-  resolved: Mapping[str, ml_collections.ConfigDict], seen: Mapping[str, Mapping[str, str]], probes: Collection[str]
+  resolved: Mapping[str, ml_collections.ConfigDict],
+  seen: Mapping[str, Mapping[str, str]],
+  probes: Mapping[str, Mapping[str, Probe]],
 ) -> list[str]:
   """What is not the same in all runs, a line each.
 
   Args:
     resolved: {name: config of its run}.
     seen: {name: `seen_by_probes` of its method}.
-    probes: names of the probes.
+    probes: {name: the probes with the settings of its run, by their names}.
   """
   values = {key: {name: repr(configs.get(config, key)) for name, config in resolved.items()} for key in FAIR}
-  for probe in probes:
-    values[f'eval.probes.{probe}'] = {name: _settings(config, probe) for name, config in resolved.items()}
+  for probe in dict.fromkeys(probe for each in probes.values() for probe in each):
+    values[f'eval.probes.{probe}'] = {name: repr(each[probe]) for name, each in probes.items()}
   values['encoder'] = {name: ', '.join(sorted({*_encoders(config.method)})) for name, config in resolved.items()}
   wrong = [f'{key} differs, so the methods cannot be compared: set config.shared.{key}. {_told(found)}'
            for key, found in values.items() if len({*found.values()}) > 1]  # fmt: skip
@@ -57,11 +60,6 @@ def seen_by_probes(method: Method) -> dict[str, str]:
 
 def _told(found):
   return '; '.join(f'{name}: {value[:200]}' for name, value in found.items())
-
-
-def _settings(config, probe):
-  node = config.eval.probes.get(probe)
-  return 'the defaults' if node is None else json.dumps(node.to_dict(), sort_keys=True)
 
 
 def _encoders(node: Any) -> list[str]:

@@ -5,30 +5,30 @@ import statistics
 import numpy as np
 
 from sslax.comparison.journal import Journal
-from sslax.comparison.probes import PROBES
+from sslax.comparison.probes import axis, column, title
 from sslax.comparison.results import Results, Row, hardware
 from sslax.evals.probe import Figure
 from sslax.evals.visualisations import PALETTE, curves, figure, running_mean, save, thin
-from sslax.evaluation import jsonl
+from sslax.evaluation.results import read_jsonl
 
 
 def of(results: Results, rows: list[Row]) -> list[Figure]:
   """The pictures that there are so far; `rows` of these results."""
-  measured = {row.name: _measured(results, row) for row in rows[2:]}
+  measured = {row.name: _measured(results, row) for row in rows if row.seeds}
   return [*_accuracies(results, rows), *_while_training(results, measured), *_losses(measured)]
 
 
 def _accuracies(results, rows):
-  floors, trained, found = rows[:2], [row for row in rows[2:] if any(row.figures.values())], []
-  for probe in results.plan.config.probes:
-    column = PROBES[probe].column
-    lines = {row.name: statistics.mean(row.figures[probe]) for row in floors if row.figures.get(probe)}
-    ranked = sorted((row for row in trained if row.figures.get(probe)), key=lambda r: statistics.mean(r.figures[probe]))
+  found = []
+  for probe, more in results.more_is_better().items():
+    lines = {row.name: statistics.mean(row.figures[probe]) for row in rows if not row.seeds and row.figures.get(probe)}
+    ranked = [row for row in rows if row.seeds and row.figures.get(probe)]
+    ranked.sort(key=lambda row: statistics.mean(row.figures[probe]), reverse=more is False)
     if ranked:
       error = ' Thin lines: standard deviation over the seeds.' if any(len(r.figures[probe]) > 1 for r in ranked) else ''
-      drawn = _bars({r.name: r.figures[probe] for r in ranked}, lines, f'accuracy ({column})')
+      drawn = _bars({r.name: r.figures[probe] for r in ranked}, lines, axis(probe))
       caption = f'Best on top; dashed: what needs no training.{error}'
-      found.append(Figure(f'Accuracy: {column}', drawn, 'svg', caption, f'bars of {column} by method'))
+      found.append(Figure(title(probe), drawn, 'svg', caption, f'bars of {column(probe)} by method'))
   return found
 
 
@@ -77,7 +77,7 @@ def _measured(results: Results, row: Row) -> dict[str, list]:
     folder = results.plan.folder(row.name, seed)
     if not (folder / 'metrics.jsonl').exists():
       continue
-    metrics, journal = jsonl.read(folder / 'metrics.jsonl'), Journal(folder)
+    metrics, journal = read_jsonl(folder / 'metrics.jsonl'), Journal(folder)
     clock, size = dict(journal['clock']), journal['batch_size']
     online = [(m['step'] * size, m['knn'], clock[m['step']]) for m in metrics if 'knn' in m and m['step'] in clock]
     if online:

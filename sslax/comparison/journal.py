@@ -25,7 +25,8 @@ class Journal:
       'sessions': [],
       'clock': [],
       'probe_seconds': 0.0,
-      'figures': {},
+      'figures': {},  # probe: its one figure
+      'more_is_better': {},  # probe: True, False, or None for neither
     }
     try:
       self.fields.update(json.loads(self.path.read_text(encoding='utf-8')))

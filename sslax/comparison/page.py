@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from sslax.comparison import figures
 from sslax.comparison.fair import FAIR
-from sslax.comparison.probes import PROBES
+from sslax.comparison.probes import column
 from sslax.comparison.results import Results, Row, duration, hardware
 from sslax.comparison.shared import is_node
 from sslax.evaluation.page import Table
@@ -27,6 +27,7 @@ def write(results: Results) -> None:
   at = table.columns.index('status')
   names, costs = table.columns[:at], table.columns[at + 1 :]
   statuses = [status for row in rows for status in row.seeds.values()]
+  trained = [cells for row, cells in zip(rows, table.rows, strict=True) if row.seeds]
   data = shared.get('data', {}).get('train', '')
   write_page(
     plan.workdir / 'compare.html',
@@ -40,7 +41,7 @@ def write(results: Results) -> None:
     },
     tables=[
       _columns(table, 'Accuracy', [*names, 'status']),
-      _columns(table._replace(rows=table.rows[2:]), 'Cost', ['method', *costs], 'Means over the seeds.'),
+      _columns(table._replace(rows=trained), 'Cost', ['method', *costs], 'Means over the seeds.'),
     ],
     figures=figures.of(results, rows),
     config_json=json.dumps(_configs(results), indent=1),
@@ -67,15 +68,16 @@ def _configs(results: Results) -> dict:
 
 def _notes(results: Results, rows: list[Row]) -> list[str]:
   notes = [f'The same for every row: {_same(results, rows)}. Loss, heads, views and optimizer are those of each method.']
-  for floor in rows[:2]:
-    for probe in results.plan.config.probes:
+  for floor in (row for row in rows if not row.seeds):
+    for probe, more in results.more_is_better().items():
+      sign = {True: 1, False: -1, None: 0}[more]
       below = [
-        row.name for row in rows[2:]
-        if row.figures.get(probe) and floor.figures.get(probe)
-        and statistics.mean(row.figures[probe]) <= statistics.mean(floor.figures[probe])
+        row.name for row in rows
+        if sign and row.seeds and row.figures.get(probe) and floor.figures.get(probe)
+        and sign * statistics.mean(row.figures[probe]) <= sign * statistics.mean(floor.figures[probe])
       ]  # fmt: skip
       if below:
-        notes.append(f'Not better than {floor.name} by {PROBES[probe].column}: {", ".join(below)}.')
+        notes.append(f'Not better than {floor.name} by {column(probe)}: {", ".join(below)}.')
   for (name, seed), journal in results.journals().items():
     if journal['reason']:
       again = ' The next call tries it again.' if journal['status'] == 'failed' else ''

@@ -1,6 +1,7 @@
 """Which runs a comparison has, and the config of each."""
 
 import difflib
+import functools
 import json
 import pathlib
 import re
@@ -12,9 +13,10 @@ import jax
 import ml_collections
 
 from sslax.comparison import fair, shared
-from sslax.comparison.probes import PROBES
 from sslax.data.sources import open_source
 from sslax.errors import UserError, suggest
+from sslax.evals.probe import Probe
+from sslax.evaluation import picks
 from sslax.run import config as configs
 from sslax.run.prepare import build_method
 from sslax.spec import find
@@ -35,6 +37,7 @@ class Plan:
     workdir: of the comparison.
     config: with the methods and seeds of earlier calls.
     methods: {name: 'FILE.py:PRESET and overrides'}.
+    probes: {name: probe}, with the settings that all runs share.
     todo: (name, seed) of the runs of this call.
   """
 
@@ -49,7 +52,7 @@ class Plan:
       UserError: the list cannot be read, a name is unknown, or the workdir is of another comparison.
     """
     self.folders = [file.absolute().parent, file.absolute().parent.parent, pathlib.Path.cwd()]
-    self.workdir, self.config, self.methods = workdir, config, _methods(config)
+    self.workdir, self.config, self.methods, self.probes = workdir, config, _methods(config), _probes(config)
     for name in only:
       if name not in self.methods:
         raise UserError(f'--methods={name}: no such method in config.methods.{suggest(name, self.methods)}')
@@ -59,6 +62,13 @@ class Plan:
   def folder(self, name: str, seed: int) -> pathlib.Path:
     """The workdir of a run."""
     return self.workdir / name / f'seed_{seed}'
+
+  @functools.cached_property
+  def baseline(self) -> str:
+    """What needs no method, by its name: 'raw pixels'; '' where the inputs have no baseline."""
+    name, seed = next(iter(self.methods)), self.config.seeds[0]
+    method = build_method(self.resolve(name, seed))
+    return method.inputs()[method.feature_inputs('pooled')[0]].evaluation().baseline_name
 
   def _join_former(self):
     """Rows of an earlier call stay in the table; what has changed apart from the lists is refused."""
@@ -132,26 +142,28 @@ class Plan:
     Raises:
       UserError: all that is wrong with any of them, or makes their comparison unfair.
     """
-    wrong, resolved, seen = [], {}, {}
+    wrong, resolved, seen, probes = [], {}, {}, {}
     for name, seed in self.todo:
       try:
         config = self.resolve(name, seed)
         configs.check(config, jax.device_count())
         configs.refuse_other(config, self.folder(name, seed))
+        probes[name] = picks.pick(self.config.probes, config.eval.probes)
         seen[name] = fair.seen_by_probes(build_method(config))
         resolved[name, seed] = config
       except UserError as error:
         wrong.append(f'{name} ({self.methods[name]}): {error}')
     known = {name: config for (name, _), config in resolved.items()}
-    wrong += fair.unfair(known, {name: seen[name] for name in known}, self.config.probes)
+    wrong += fair.unfair(known, {name: seen[name] for name in known}, {name: probes[name] for name in known})
+    unlabelled = not any(probe.needs().labels for probe in self.probes.values())
     for key, uri in sorted({(key, config.data[key]) for config in resolved.values() for key in ('train', 'test')}):
       try:
-        labelled = uri and open_source(uri).num_classes
+        usable = uri and (open_source(uri).num_classes or unlabelled)
       except UserError as error:
         wrong.append(f'config.shared.data.{key}: {error}')
         continue
-      if not labelled:
-        wrong.append(f'config.shared.data.{key}={uri!r}: the probes need labelled data')
+      if not usable:
+        wrong.append(f'config.shared.data.{key}={uri!r}: the probes need {"" if unlabelled else "labelled "}data')
     if wrong:
       raise UserError('\n'.join(dict.fromkeys(wrong)))
     return resolved
@@ -180,10 +192,17 @@ def _methods(config) -> dict[str, str]:
     wrong.append('config.methods is empty')
   if not config.seeds or not all(type(seed) is int for seed in config.seeds) or len({*config.seeds}) < len(config.seeds):
     wrong.append(f'config.seeds={config.seeds} must be different whole numbers, such as (0, 1, 2)')
-  wrong += [f'config.probes: no probe {p!r} here.{suggest(str(p), PROBES)}' for p in config.probes if p not in PROBES]
+  try:
+    _probes(config)
+  except UserError as error:
+    wrong.append(f'config.probes: {error}')
   if wrong:
     raise UserError('\n'.join(wrong))
   return found
+
+
+def _probes(config) -> dict[str, Probe]:
+  return picks.pick(config.probes, config.shared.get('eval', {}).get('probes', {}))
 
 
 def _compared(config) -> dict[str, Any]:

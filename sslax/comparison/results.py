@@ -11,9 +11,10 @@ import jax
 
 from sslax.comparison.journal import ENDED, Journal
 from sslax.comparison.plan import FLOORS, Plan
-from sslax.comparison.probes import PROBES
+from sslax.comparison.probes import caption, column, shown
+from sslax.evals.probe import RANDOM, Score
+from sslax.evaluation import results as evaluated
 from sslax.evaluation.page import Table, text_table
-from sslax.evaluator import PIXELS, RANDOM, report_rows
 from sslax.io import atomic
 from sslax.io.versions import versions
 from sslax.run.faults import read_status
@@ -64,17 +65,30 @@ class Results:
     return {key: Journal(self.plan.folder(*key)) for key in itertools.product(self.plan.methods, self.plan.config.seeds)}
 
   def floor(self, features: str) -> dict[str, list[float]]:
-    """{probe: a value a seed} of raw pixels or the random encoder."""
+    """{probe: a value a seed} of the baseline ('raw pixels') or the random encoder."""
+    found = self._floor_scores(features)
+    return {probe: [score.value for score in scores] for probe, scores in found.items() if None not in scores}
+
+  def _floor_scores(self, features) -> dict[str, list[Score | None]]:
     found = collections.defaultdict(list)
     for seed in self.plan.config.seeds:
-      for row in report_rows(self.plan.folder(FLOORS, seed)):
-        if row['features'] == features and row['probe'] in self.plan.config.probes:
-          found[row['probe']].append(PROBES[row['probe']].figure(row['values']))
-    return {probe: values for probe, values in found.items() if None not in values}
+      for row in evaluated.Results(self.plan.folder(FLOORS, seed)).rows:
+        if row.features == features and row.probe in self.plan.config.probes:
+          found[row.probe].append(shown(row.probe, row.scores))
+    return found
+
+  def more_is_better(self) -> dict[str, bool | None]:
+    """{probe: True, False, or None for neither}."""
+    found = {probe: True for probe in self.plan.config.probes}
+    for scores in (self._floor_scores(name) for name in (self.plan.baseline, RANDOM)):
+      found |= {probe: score.more_is_better for probe, each in scores.items() for score in each if score is not None}
+    for journal in self.journals().values():
+      found |= {probe: better for probe, better in journal['more_is_better'].items() if probe in found}
+    return found
 
   def rows(self) -> list[Row]:
-    """The two floors, then every method of the list."""
-    rows = [Row(features, '', {}, self.floor(features)) for features in (PIXELS, RANDOM)]
+    """The floors, which have no seeds, then every method of the list."""
+    rows = [Row(features, '', {}, self.floor(features)) for features in (self.plan.baseline, RANDOM) if features]
     for name, source in self.plan.methods.items():
       seeds, figures, journals = {}, collections.defaultdict(list), []
       for seed in self.plan.config.seeds:
@@ -105,7 +119,7 @@ class Results:
   def table(self, *, short: bool = False) -> Table:
     """One line a method; long reasons are cut (the notes of the page have all). `short`: without the caption."""
     probes = self.plan.config.probes
-    columns = ['method', 'seeds', *(PROBES[p].column for p in probes), 'status']
+    columns = ['method', 'seeds', *(column(probe) for probe in probes), 'status']
     columns += ['images/s', 'encoder', 'all parameters', 'training, s', 'compiling, s']
     cells = []
     for row in self.rows():
@@ -119,14 +133,15 @@ class Results:
           *(None if v is None else f'{v:,.0f}' for v in row[4:]),
         ]
       )
-    best = ['', '', *('max' for _ in probes), '', 'max', '', '', '', '']
+    order, better = {True: 'max', False: 'min', None: ''}, self.more_is_better()
+    best = ['', '', *(order[better[probe]] for probe in probes), '', 'max', '', '', '', '']
     return Table('Comparison', columns, cells, '' if short else self._caption(), best)
 
   def _caption(self):
     parts = []
     if len(self.plan.config.seeds) > 1:
       parts.append('Mean ± sample standard deviation over the seeds.')
-    parts += [PROBES[probe].caption for probe in self.plan.config.probes]
+    parts += filter(None, (caption(name, probe) for name, probe in self.plan.probes.items()))
     parts.append('All on the test set, features of the encoder alone; the random encoder is that of the first method at step 0.')
     parts.append('Parameters: of the encoder, and of all that is trained.')
     parts.append('images/s and training: without compilation, start-up, online accuracy and probes.')

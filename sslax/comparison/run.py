@@ -18,9 +18,12 @@ from sslax.comparison.journal import ENDED, Journal
 from sslax.comparison.plan import FLOORS, Plan
 from sslax.comparison.results import Results, duration
 from sslax.comparison.stop import Stop, command
+from sslax.data.sources import open_source
 from sslax.errors import Diverged, Interrupted, UserError
+from sslax.evals.probe import BASELINE, RANDOM, Card, Data
+from sslax.evaluation import picks
+from sslax.evaluation.evaluation import Evaluation, Settings, check_probes
 from sslax.evaluation.page import text_table
-from sslax.evaluator import PIXELS, RANDOM, Evaluation
 from sslax.io import atomic
 from sslax.run import config as configs
 from sslax.run.faults import read_status
@@ -51,8 +54,11 @@ class Comparison:
     resolved = plan.check()
     for name, seed in {name: seed for name, seed in self._open()}.items():  # seeds have the same shapes
       print(f' {name}', end='', flush=True)
+      config = resolved[name, seed]
       try:
-        prepare(resolved[name, seed], plan.folder(name, seed))
+        run = prepare(config, plan.folder(name, seed))
+        data = Data(run.source, open_source(config.data.test), config.data.train)
+        check_probes(picks.pick(plan.config.probes, config.eval.probes), Card(run.method, run.inputs, run.features), data)
       except UserError as error:
         wrong.append(f'{name} ({plan.methods[name]}): {error}')
     print(flush=True)
@@ -129,7 +135,7 @@ class Comparison:
     try:
       training.train(config, workdir, journal, stop)
       stop.check()
-      training.probe(workdir, self.plan.config.probes, journal)
+      training.probe(config, workdir, self.plan.config.probes, journal)
       warnings = [f'{w["name"]} at step {w["step"]}' for w in read_status(workdir).get('warnings', ())]
       journal.update(status='done', reason=', '.join(warnings))
     except Interrupted:
@@ -151,10 +157,10 @@ class Comparison:
     if not (folder / 'config.json').exists():
       _make_folder(folder)
       configs.save(self.plan.resolve(self.plan.todo[0][0], seed), folder)
-    evaluation = Evaluation(folder, probes=list(probes), report=False)
-    known = self.results.floor(PIXELS)  # the same for every seed
+    evaluation = Evaluation(folder, picks.pick(probes, configs.load(folder).eval.probes), Settings(report=False))
+    known = self.results.floor(self.plan.baseline)  # the same for every seed
     if not all(probe in known for probe in probes):
-      evaluation.compute([(PIXELS, 0)])
+      evaluation.compute([(BASELINE, 0)])
     evaluation.compute([(RANDOM, 0)])
     shutil.rmtree(folder / 'features', ignore_errors=True)
     jax.clear_caches()

@@ -10,10 +10,12 @@ import ml_collections
 import numpy as np
 
 from sslax.comparison.journal import Journal
-from sslax.comparison.probes import PROBES
+from sslax.comparison.probes import shown
 from sslax.comparison.stop import Stop
+from sslax.evals.probe import TRAINED
+from sslax.evaluation import picks
+from sslax.evaluation.evaluation import Evaluation, Settings
 from sslax.evaluation.online import OnlineKNN, online_knn
-from sslax.evaluator import Evaluation
 from sslax.run import loop
 from sslax.run.callbacks import Callback
 from sslax.run.prepare import prepare
@@ -81,17 +83,20 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, journal: Jou
     stop.training = False
 
 
-def probe(workdir: pathlib.Path, probes: Sequence[str], journal: Journal) -> None:
+def probe(config: ml_collections.ConfigDict, workdir: pathlib.Path, probes: Sequence[str], journal: Journal) -> None:
   """`sslax.evaluate` of the last checkpoint; what is in eval.jsonl is not computed again."""
   started = time.time()
-  evaluation = Evaluation(workdir, probes=list(probes), floors=False, report=False)
+  evaluation = Evaluation(workdir, picks.pick(probes, config.eval.probes), Settings(baselines=False, report=False))
   step = evaluation.reader.steps()[-1]
   try:
     evaluation.evaluate(step)
   finally:
     journal.update(probe_seconds=round(journal['probe_seconds'] + time.time() - started, 2))
-  key = ('trained', step, evaluation.settings)  # other lines are of somebody who looked closer, with another k for instance
-  rows = [row for row in evaluation.rows if (row['features'], row['step'], row['settings']) == key and row['probe'] in probes]
-  found = {row['probe']: PROBES[row['probe']].figure(row['values']) for row in rows}
-  journal.update(figures={probe: value for probe, value in found.items() if value is not None})
+  # Other lines of eval.jsonl are of somebody who looked closer, with another k for instance.
+  found = {name: shown(name, evaluation.find(TRAINED, step, name)) for name in probes}
+  found = {name: score for name, score in found.items() if score is not None}
+  journal.update(
+    figures={name: score.value for name, score in found.items()},
+    more_is_better={name: score.more_is_better for name, score in found.items()},
+  )
   shutil.rmtree(workdir / 'features', ignore_errors=True)  # a hundred MB a run for large sets, of no more use

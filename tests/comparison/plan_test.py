@@ -8,6 +8,7 @@ from run.trainer import ROOT, TINY
 
 from sslax.comparison import Comparison, fair
 from sslax.errors import UserError
+from sslax.evaluation import picks
 from sslax.run import config as configs
 from sslax.run.prepare import build_method
 from sslax.spec import find
@@ -21,7 +22,7 @@ from sslax.spec import find
     ({'methods': (f'floors={TINY}',)}, ("'floors' is taken",)),
     ({'methods': ()}, ('config.methods is empty',)),
     ({'seeds': ('0',)}, ('config.seeds',)),
-    ({'probes': ('knm',)}, ('knm', 'knn')),
+    ({'probes': ('knm',)}, ('config.probes', 'knm', 'knn')),
   ],
 )
 def test_lists_that_cannot_be_read(make, changes, words):
@@ -50,6 +51,7 @@ def test_a_file_in_a_folder_with_a_space(make, tmp_path):
     ({'shared__data__train': 'digit:@train'}, ('config.shared.data.train', 'digits')),
     ({'shared__batch_size': 12}, ('batch_size=12', '8 devices')),
     ({'shared__data__test': ''}, ('config.shared.data.test', 'labelled')),
+    ({'probes': ('classifier',)}, (f'cold ({TINY})', "needs 'logits'", 'SimCLR gives pooled')),
   ],
 )
 def test_runs_that_cannot_work(make, changes, words):
@@ -108,7 +110,8 @@ def test_presets_of_the_shipped_comparison(tmp_path):
     plan = Comparison(config, path, tmp_path).plan
     resolved = {name: plan.resolve(name, 0) for name in plan.methods}
     seen = {name: fair.seen_by_probes(build_method(one)) for name, one in resolved.items()}
-    assert fair.unfair(resolved, seen, config.probes) == []
+    probes = {name: picks.pick(config.probes, one.eval.probes) for name, one in resolved.items()}
+    assert fair.unfair(resolved, seen, probes) == []
     for name, one in resolved.items():
       assert (ROOT / plan.methods[name].split(':')[0]).exists(), name
       configs.check(one, 8)

@@ -1,6 +1,8 @@
 """What is read from the folders of the runs: rows, table, page."""
 
+import dataclasses
 import json
+import re
 import statistics
 
 import pytest
@@ -9,6 +11,8 @@ from run.trainer import TINY
 
 from sslax.comparison import page
 from sslax.comparison.plan import FLOORS
+from sslax.evals.probe import Probe, Score
+from sslax.evaluation.results import Results, Row
 from sslax.inputs.image import Image
 from sslax.spec import spec
 
@@ -36,9 +40,10 @@ def test_a_comparison_of_nothing_yet(make):
 def floors(job, seed, pixels, random):
   folder = job.plan.folder(FLOORS, seed)
   folder.mkdir(parents=True)
-  rows = [{'features': f, 'step': 0, 'probe': 'knn', 'settings': 's', 'values': {'top1': v}}
-          for f, v in (('raw pixels', pixels), ('random encoder', random))]  # fmt: skip
-  (folder / 'eval.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  found = Results(folder)
+  for features, value in (('raw pixels', pixels), ('random encoder', random)):
+    score = Score('top1', value, 'kNN, all labels')
+    found.add(Row(0, features, 'knn', settings='s', weights=features, scores=(score,), seconds=0.1))
 
 
 def test_the_page_has_table_bars_curves_notes_and_config(make):
@@ -74,3 +79,34 @@ def test_the_page_has_table_bars_curves_notes_and_config(make):
   assert results['rows'][0]['figures']['knn']['mean'] == 0.6 and results['rows'][4]['figures'] == {}
   assert results['commands'] == ['python -m sslax.compare --workdir=caf\udce9']
   assert '| warm' in (job.plan.workdir / 'table.md').read_text()
+
+
+@dataclasses.dataclass(frozen=True)
+class Bits(Probe):
+  """One of which less is better."""
+
+  def run(self, store, data):
+    yield Score('bits', 1.0, 'bits', more_is_better=False)
+
+  def caption(self, scores):
+    return 'bits: what is left to say.'
+
+
+def test_a_probe_of_which_less_is_better(make):
+  job = make(probes=('bits',), shared__eval__probes={'bits': spec(Bits)})
+  found = Results(job.plan.folder(FLOORS, 0))
+  job.plan.folder(FLOORS, 0).mkdir(parents=True)
+  score = Score('bits', 2.0, 'bits', more_is_better=False)
+  found.add(Row(0, 'random encoder', 'bits', settings='s', weights='w', scores=(score,), seconds=0.1))
+  for name, bits in (('cold', 1.0), ('warm', 3.0)):
+    write_run(job, name, 0, 0.0, sessions=[session(40, 4.0)])
+    journal = json.loads((job.plan.folder(name, 0) / 'compare.json').read_text())
+    journal |= {'figures': {'bits': bits}, 'more_is_better': {'bits': False}}
+    (job.plan.folder(name, 0) / 'compare.json').write_text(json.dumps(journal))
+  table = job.results.table()
+  assert table.columns[2] == 'bits' and table.best[2] == 'min' and 'bits: what is left to say.' in table.caption
+  page.write(job.results)
+  text = (job.plan.workdir / 'compare.html').read_text(encoding='utf-8')
+  assert 'Not better than random encoder by bits: warm.' in text and '<h3>bits</h3>' in text and 'Accuracy: bits' not in text
+  names = re.findall(r'>(cold|warm)<', text[text.index('<h3>bits</h3>') :])
+  assert names[:2] == ['warm', 'cold'], 'the best on top'

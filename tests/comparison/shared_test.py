@@ -10,6 +10,7 @@ from run.trainer import TINY
 
 from sslax.comparison import fair, shared
 from sslax.errors import UserError
+from sslax.evals.knn import KNN
 from sslax.inputs.image import Image
 from sslax.inputs.text import Text
 from sslax.methods.averaged import Averaged
@@ -98,8 +99,8 @@ def test_encoders_differ_in_what_is_not_the_methods(make):
     configs_of[name] = make().plan.resolve('cold', 0)
     configs_of[name].method.encoder.update(fields)
   seen = {name: {'image': 'x'} for name in methods}
-  assert fair.unfair({k: configs_of[k] for k in 'ab'}, seen, ()) == []
-  (told,) = fair.unfair(configs_of, seen, ())
+  assert fair.unfair({k: configs_of[k] for k in 'ab'}, seen, {}) == []
+  (told,) = fair.unfair(configs_of, seen, {})
   assert told.startswith('encoder differs') and '"depth": 34' in told and 'norm_groups' not in told
 
 
@@ -118,17 +119,20 @@ def test_what_probes_see_must_agree(make, override):
     job.check()
 
 
-def test_settings_of_probes_must_agree(make):
+def test_settings_of_probes_must_agree(make, monkeypatch):
   job = make(methods=(f'a={TINY}', f'b={TINY}'))
   with job.plan.config.unlocked():
     del job.plan.config.shared['eval']
-  resolved = {name: job.plan.resolve(name, 0) for name in 'ab'}
-  seen = {name: fair.seen_by_probes(build_method(config)) for name, config in resolved.items()}
-  assert fair.unfair(resolved, seen, ('knn',)) == []
-  resolved['b'].eval.probes.knn = dict(make='sslax.evals.knn:KNN', k=7)
-  (told,) = fair.unfair(resolved, seen, ('knn',))
-  assert told.startswith('eval.probes.knn differs') and 'a: the defaults' in told and '"k": 7' in told
-  assert fair.unfair(resolved, seen, ('linear',)) == [], 'nobody looks at it'
+  base = find(f'{TINY}:get_config')()
+  monkeypatch.setattr(job.plan, '_load', lambda *_: base.copy_and_resolve_references())
+  base.eval.probes.knn = spec(KNN)
+  job.plan.check()  # the defaults, written or not, and what nobody looks at
+  other = base.copy_and_resolve_references()
+  other.eval.probes.knn.k = 7
+  given = iter([base, other])
+  monkeypatch.setattr(job.plan, '_load', lambda *_: next(given))
+  with pytest.raises(UserError, match=r'eval.probes.knn differs.*config.shared.eval.probes.knn.*a: KNN\(k=200.*b: KNN\(k=7'):
+    job.plan.check()
 
 
 class Broken:
@@ -145,7 +149,7 @@ def test_a_method_that_cannot_say_what_it_sees():
 
 def test_probes_may_be_added_and_nothing_else(make):
   knn = json.loads(make().plan.resolve('cold', 0).to_json())['eval']['probes']['knn']
-  assert knn == {'make': 'sslax.evals.knn:KNN', 'k': 20}
+  assert knn == {'make': 'sslax.evals.knn:KNN', 'k': 20, 'temperature': 0.1}
   config = configs.base_config()
   for common, words in (
     (dict(eval=dict(knn_k=20)), ('config.shared.eval.knn_k', 'It is config.shared.eval.probes.knn.k now')),

@@ -4,6 +4,7 @@ import pathlib
 
 import ml_collections
 
+from sslax.evals.knn import KNN
 from sslax.models.resnet import ResNet
 from sslax.spec import spec
 
@@ -22,7 +23,7 @@ def get_config(preset=''):
         num_epochs=0.0,
         num_steps=40,
         encoder=spec(ResNet, depth=18, stem='cifar', stages=(1, 1), base=4),
-        eval=dict(probes=dict(knn=dict(make='sslax.evals.knn:KNN', k=20))),
+        eval=dict(probes=dict(knn=spec(KNN, k=20))),
         online=dict(every_steps=20),
         checkpoint=dict(every_steps=100),
       ),

@@ -136,21 +136,20 @@ def _width(column, cells):
 
 def _with_texts_drawn(row, widths) -> list[Image.Image]:
   """A row of cells, its texts as images."""
-  face = font(12)
   height = max((cell.height for cell in row if not isinstance(cell, str)), default=0)
-  most = max(1, (height or _MOST) // _LINE)
-  wrapped = [wrap(c, face, w - 2 * _INSET, most) if isinstance(c, str) else [] for c, w in zip(row, widths, strict=False)]
-  height = height or _LINE * max(map(len, wrapped), default=1)
-  return [
-    _text_cell(lines, face, (w, max(1, height))) if isinstance(cell, str) else cell
-    for cell, lines, w in zip(row, wrapped, widths, strict=False)
-  ]
+  return [text_cell(cell, w, height or None) if isinstance(cell, str) else cell for cell, w in zip(row, widths, strict=False)]
 
 
-def _text_cell(lines, face, size):
-  cell = Image.new('RGB', size, PAPER)
-  draw = ImageDraw.Draw(cell)
-  top = (size[1] - _LINE * len(lines)) // 2  # in the middle, as images are
+def text_cell(text: str, width: int, height: int | None = None) -> Image.Image:
+  """A text, wrapped on white; what does not fit is cut and ends in '…'.
+
+  Args:
+    width, height: px; None: as high as it needs, up to 256 px.
+  """
+  face = font(12)
+  lines = wrap(text, face, width - 2 * _INSET, max(1, (height or _MOST) // _LINE))
+  cell = Image.new('RGB', (width, height or _LINE * max(1, len(lines))), PAPER)
+  draw, top = ImageDraw.Draw(cell), (cell.height - _LINE * len(lines)) // 2  # in the middle, as images are
   for i, line in enumerate(lines):
     draw.text((_INSET, top + _LINE * i + 12), line, INK, face, anchor='ls')
   return cell

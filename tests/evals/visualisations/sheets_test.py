@@ -130,6 +130,22 @@ def test_neighbours_sheet_refuses():
     neighbours(index=((0, 2),))
 
 
+def test_neighbours_sheet_of_texts_and_of_images_of_several_sizes():
+  texts = [f'{animal} runs over the grass' for animal in ('a dog', 'a cat', 'a very long sentence about a horse ' * 9)]
+  index, near = np.array([[1, 2]]), np.array([[0.9, 0.1]])
+  image = visualisations.neighbours_sheet(texts[:1], [0], texts, [0, 0, 1], index, near)
+  (x0, y0, x1, y1), other = box(image, visualisations.SAME), box(image, visualisations.OTHER)
+  assert (x1 - x0, y1 - y0) == (144 + 8, 96 + 24) and other[2] - other[0] == 152
+  inside = np.asarray(image)[y0 + 4 : y1 - 20, x0 + 4 : x1 - 4]
+  assert (inside == 255).all(-1).mean() > 0.7 and (inside < 128).all(-1).any()
+  mixed = visualisations.neighbours_sheet(
+    [plain(RED, 16, 8)], [0], [plain(BLUE), 'text', plain(GREEN, 4, 16)], [0, 0, 1], index, near
+  )
+  assert box(mixed, RED)[3] - box(mixed, RED)[1] == 96 and box(mixed, GREEN)[2] - box(mixed, GREEN)[0] == 96
+  with pytest.raises(UserError, match='gallery 2 is float64'):
+    visualisations.neighbours_sheet([plain(RED)], [0], ['a', 'b', np.zeros((8, 8, 3))], [0, 0, 1], index, near)
+
+
 # Texts among images
 
 
