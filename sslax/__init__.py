@@ -26,7 +26,24 @@ _PUBLIC = {  # name: the module that has it
   'open_source': 'sslax.data.sources',
   'prepare': 'sslax.run.prepare',
 }
-__all__ = ['__version__', *_PUBLIC]
+__all__ = [
+  'Batch',
+  'Classes',
+  'Facts',
+  'Features',
+  'Input',
+  'Method',
+  'Output',
+  'Probe',
+  'Ramp',
+  'Records',
+  'Score',
+  'UserError',
+  'Wrapper',
+  'base_config',
+  'open_source',
+  'prepare',
+]
 
 if TYPE_CHECKING:
   from sslax.data.sources import open_source

@@ -28,7 +28,8 @@ def main() -> None:
   known = commands()
   if not words or words[0] in ('-h', '--help', 'help'):
     width = max(map(len, known))
-    print(f'sslax {__version__}: self-supervised learning in JAX.\n\nusage: sslax COMMAND [--flags], or python -m sslax.COMMAND\n')
+    print(f'sslax {__version__}: self-supervised learning in JAX.\n')
+    print('usage: sslax COMMAND [--flags], or python -m sslax.COMMAND\n')
     print('\n'.join(f'  {name:<{width}}  {text}' for name, text in known.items()))
     print('\nsslax COMMAND --help shows its flags. A first run: sslax train --config=simclr:digits --workdir=runs/digits')
     return

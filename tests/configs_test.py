@@ -55,7 +55,7 @@ def test_preset_trains_at_full_size(name, preset):
   assert [(a.shape, a.dtype) for a in jax.tree.leaves(memory)] == [(a.shape, a.dtype) for a in jax.tree.leaves(state.memory)]
   size = config.data.image_size
   image = jax.ShapeDtypeStruct((2, size, size, 3), np.uint8)
-  pooled = jax.eval_shape(run.method.features, run.abstract_state.params, run.abstract_state.memory, {'image': image})['pooled']
+  pooled = jax.eval_shape(run.method.features, run.abstract_state.params, run.abstract_state.memory, {'image': image}).pooled
   assert pooled.shape[0] == 2 and pooled.ndim == 2
 
 

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# What the launchers share: errors that say what to do, flags with suggestions, commands that can be shown instead of run. Sourced.
+# What a launcher in bash needs: errors that say what to do, flags with suggestions. Sourced.
 set -euo pipefail
-
-say() { printf '%s\n' "$*" >&2; }
 
 fail() { # a mistake of the user: exit 2, as sslax does
   printf 'error: %s\n' "$*" >&2
@@ -83,60 +81,3 @@ near_flag() {
   read -ra known <<<"$2"
   suggest "${1%%=*}" "${known[@]/#/--}" | sed "s/mean ----/mean --/"
 }
-
-# seconds 90s|30m|6h -> 90, 1800, 21600
-seconds() {
-  local number="${1%[smh]}"
-  [[ "$number" =~ ^[0-9]+$ && "$1" == *[smh] ]] || fail "'$1' is no duration: 90s, 30m or 6h"
-  case "$1" in
-    *h) printf '%s' $((number * 3600)) ;;
-    *m) printf '%s' $((number * 60)) ;;
-    *s) printf '%s' "$number" ;;
-  esac
-}
-
-# show COMMAND...: the line that a shell would need to run it.
-show() {
-  local line
-  printf -v line '%q ' "$@"
-  printf '%s\n' "${line% }"
-}
-
-# change LIMIT COMMAND...: runs a command that changes something, or prints exactly it under --dry_run.
-change() {
-  if [ -n "${FLAG[dry_run]:-}" ]; then
-    shift
-    show "$@"
-  else
-    ask "$@"
-  fi
-}
-
-# ask LIMIT COMMAND...: runs a command, at most LIMIT seconds (0: no limit), and notes it in $COMMANDS. 124: it took too long.
-# --foreground: Ctrl-C reaches it.
-ask() {
-  local limit="$1"
-  shift
-  [ -z "${COMMANDS:-}" ] || show "$@" >>"$COMMANDS"
-  timeout --foreground --kill-after=10 "$limit" "$@" </dev/null
-}
-
-# worst CODE...: the exit code of a run of which these are the processes' codes. A crash is never hidden behind a peer that
-# saved and asks for a restart: 2, then 3, then any other below 128, then 170, signals, 42, 0.
-worst() {
-  local code class best=0 rank=0
-  for code in "$@"; do
-    case "$code" in
-      0) class=0 ;;
-      42) class=1 ;;
-      170) class=3 ;;
-      3) class=5 ;;
-      2) class=6 ;;
-      *) if ((code >= 128)); then class=2; else class=4; fi ;;
-    esac
-    if ((class > rank)); then rank=$class best=$code; fi
-  done
-  printf '%s' "$best"
-}
-
-restartable() { (($1 == 42 || $1 >= 128)); }

@@ -4,13 +4,15 @@ A record is the bytes of an encoded image alone (unlabelled), or
 
   4 bytes: n, little-endian | n bytes: a JSON object {"label": int, "text": str or list} | the encoded image
 
-where the first record of each file also holds "classes": [name, ...] or "num_classes": int if there are labels.
+where the first record of each file also holds "classes": [name, ...] or "num_classes": int if there are labels. Two more keys
+tell what else a record holds: "fields": {name: value} are small values (`rate`), and "parts": {name: [kind, size, ...]} says what
+follows the object instead of the image: "bytes"; an "array", as .npy; or a "sequence" of bytes (the frames of a video).
 """
 
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from sslax.data import decode
+from sslax.data.record import SUFFIXES
 from sslax.errors import UserError
 
 
@@ -37,8 +40,8 @@ class ArrayRecord:
     if not len(self):
       raise UserError(f'no records in {paths[0]!r}')
     self._stops = np.cumsum(counts, dtype=np.int64)
-    header, image = _unpack(self._data[0])
-    if not decode.is_image(image):
+    header, rest = _unpack(self._data[0])
+    if 'parts' not in header and not decode.is_image(rest):
       raise UserError(f'{paths[0]!r}: record 0 is neither an image nor a header with an image: {self._data[0][:12]!r}')
     self.classes = tuple(header.get('classes', ()))
     self.num_classes = len(self.classes) or header.get('num_classes', 0)
@@ -52,10 +55,11 @@ class ArrayRecord:
 
   def read(self, i):
     try:
-      header, image = _unpack(self._data[i])
+      header, rest = _unpack(self._data[i])
     except RuntimeError as error:  # damaged: a bad record like any other
       raise OSError(f'{self.where(i)}: {error}') from error
-    return {'image': image} | {key: header[key] for key in ('label', 'text') if key in header}
+    found = _split(header['parts'], rest) if 'parts' in header else {'image': rest}
+    return found | {key: header[key] for key in ('label', 'text') if key in header} | header.get('fields', {})
 
   def where(self, i):
     f = int(np.searchsorted(self._stops, i, side='right'))
@@ -69,7 +73,8 @@ def write_arrayrecord(path: str, records: Iterable[dict[str, Any]], *, classes: 
 
   Args:
     path: the file; overwritten.
-    records: dicts with `image` (encoded bytes, kept as they are; or uint8 pixels, stored as PNG), and `label` and `text` if any.
+    records: dicts as `sslax.data.record` describes them, with any further fields that are bytes, arrays, sequences of bytes, or
+      that JSON can hold. Bytes are kept as they are; pixels of an image are stored as PNG, arrays of a video or sound as arrays.
     classes: names of the classes; taken from `records` where it is a source.
     num_classes: how many there are, where they have no names.
 
@@ -77,7 +82,8 @@ def write_arrayrecord(path: str, records: Iterable[dict[str, Any]], *, classes: 
     The number of records.
 
   Raises:
-    ValueError: there are labels, but neither `classes` nor `num_classes`, or a label is not below their number.
+    ValueError: there are labels, but neither `classes` nor `num_classes`, or a label is not below their number; a field that
+      cannot be stored.
   """
   classes = tuple(classes) or getattr(records, 'classes', ())
   num_classes = len(classes) or num_classes or getattr(records, 'num_classes', 0)
@@ -88,13 +94,14 @@ def write_arrayrecord(path: str, records: Iterable[dict[str, Any]], *, classes: 
   n = 0
   try:
     for record in records:
-      header = {key: record[key] for key in ('label', 'text') if key in record}
-      if 'label' in header and not -1 <= header['label'] < num_classes:
+      if 'label' in record and not -1 <= record['label'] < num_classes:
         raise ValueError(
-          f'record {n} has label {header["label"]}, but there are {num_classes} classes: give classes or num_classes'
+          f'record {n} has label {record["label"]}, but there are {num_classes} classes: give classes or num_classes'
         )
-      text = json.dumps(header | (about if n == 0 else {}), default=int).encode()  # int: a label of numpy
-      writer.write(len(text).to_bytes(4, 'little') + text + _encode(record['image']))
+      try:
+        writer.write(_pack(record, about if n == 0 else {}))
+      except (TypeError, ValueError) as error:
+        raise ValueError(f'record {n} cannot be stored: {error}') from error
       n += 1
   finally:
     writer.close()
@@ -102,16 +109,73 @@ def write_arrayrecord(path: str, records: Iterable[dict[str, Any]], *, classes: 
   return n
 
 
-def _encode(image):
-  if isinstance(image, bytes):
-    return image
+def _pack(record, about):
+  """A record in the layout above; one that is an image, and perhaps a label and a text, has no "parts"."""
+  header = {key: record[key] for key in ('label', 'text') if key in record and not isinstance(record[key], bytes)}
+  parts, fields = {}, {}
+  for name, value in record.items():
+    if name in header:
+      continue
+    if isinstance(value, np.ndarray) and name == 'image':
+      parts[name] = ('bytes', [_png(value)])
+    elif isinstance(value, np.ndarray):
+      parts[name] = ('array', [_npy(value)])
+    elif isinstance(value, bytes):
+      parts[name] = ('bytes', [value])
+    elif isinstance(value, Sequence) and not isinstance(value, str) and _all_bytes(value := list(value)):
+      parts[name] = ('sequence', value)
+    else:
+      fields[name] = value
+  if not any(name in record for name in (*SUFFIXES, 'text')):
+    raise ValueError(f'it has neither image, video, audio nor text, but {", ".join(record) or "nothing"}')
+  if fields:
+    header['fields'] = fields
+  if fields or [(name, kind) for name, (kind, _) in parts.items()] != [('image', 'bytes')]:
+    header['parts'] = {name: [kind, *map(len, data)] for name, (kind, data) in parts.items()}
+  text = json.dumps(header | about, default=_number).encode()
+  return b''.join([len(text).to_bytes(4, 'little'), text, *(piece for _, data in parts.values() for piece in data)])
+
+
+def _split(parts, data):
+  """{name: what it holds} of the bytes behind a header."""
+  found, at = {}, 0
+  for name, (kind, *sizes) in parts.items():
+    stops = at + np.cumsum(sizes, dtype=np.int64)
+    pieces = [data[stop - size : stop] for stop, size in zip(stops.tolist(), sizes, strict=True)]
+    at = int(stops[-1])
+    found[name] = pieces if kind == 'sequence' else _array(pieces[0]) if kind == 'array' else pieces[0]
+  return found
+
+
+def _all_bytes(items):
+  return bool(items) and all(isinstance(item, bytes) for item in items)
+
+
+def _number(value):
+  """A number of numpy as JSON has it."""
+  if isinstance(value, np.generic):
+    return value.item()
+  raise TypeError(f'{type(value).__name__} is nothing that can be stored')
+
+
+def _png(pixels):
   out = io.BytesIO()
-  Image.fromarray(image).save(out, 'PNG')
+  Image.fromarray(pixels).save(out, 'PNG')
   return out.getvalue()
 
 
+def _npy(array):
+  out = io.BytesIO()
+  np.save(out, array, allow_pickle=False)
+  return out.getvalue()
+
+
+def _array(data):
+  return np.load(io.BytesIO(data), allow_pickle=False)
+
+
 def _unpack(data):
-  """Header and image. Braces at both ends of the header tell it from a bare image, whose first bytes may be any length."""
+  """Header and the rest. Braces at both ends of the header tell it from a bare image, whose first bytes may be any length."""
   end = 4 + int.from_bytes(data[:4], 'little')
   if data[4:5] != b'{' or data[end - 1 : end] != b'}':
     return {}, data

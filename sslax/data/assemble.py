@@ -9,10 +9,11 @@ import grain
 import numpy as np
 
 from sslax.data.sources import Source
-from sslax.errors import UserError
+from sslax.errors import BadRecord, UserError
 from sslax.method import Input
 
 TRIES = 100  # how many records in a row may be bad
+BAD = (OSError, ValueError)  # what a record raises that cannot be used: BadRecord is a ValueError
 
 Inputs = Mapping[str, Input]
 
@@ -25,9 +26,10 @@ class Loaded(NamedTuple):
 
 
 def load(source: Source, i: int, inputs: Inputs) -> Loaded:
-  """Record i, decoded by each input; raises whatever they raise for a record that cannot be used."""
+  """Record i, decoded by each input; raises one of BAD where it cannot be used."""
   record = source[i]
-  return Loaded(tuple(value.decode(record) for value in inputs.values()), record['label'] if source.num_classes else -1)
+  label = record['label'] if source.num_classes else -1
+  return Loaded(tuple(_guarded(value.decode, record) for value in inputs.values()), label)
 
 
 def draw(inputs: Inputs, loaded: Loaded, seed: int | None = None, row: int = 0) -> dict[str, np.ndarray]:
@@ -41,8 +43,18 @@ def draw(inputs: Inputs, loaded: Loaded, seed: int | None = None, row: int = 0) 
     # One generator for each row of the stream and input, whoever computes it. A key instead of a seed: no entropy pool, 10 times
     # cheaper.
     rng = None if seed is None else np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, place, row]))
-    arrays |= value.draw(decoded, rng)
+    arrays |= _guarded(value.draw, decoded, rng)
   return arrays
+
+
+def _guarded(function, *args):
+  """What decoders raise on hostile bytes is of any kind: one record is no reason to end a run, and too many are."""
+  try:
+    return function(*args)
+  except (UserError, *BAD):
+    raise
+  except Exception as error:
+    raise BadRecord(f'{type(error).__name__}: {one_line(error)}') from error
 
 
 def empty(inputs: Inputs, n: int) -> dict[str, np.ndarray]:
@@ -51,9 +63,8 @@ def empty(inputs: Inputs, n: int) -> dict[str, np.ndarray]:
 
 
 def one_line(error: BaseException) -> str:
-  """What a bad record's exception says, with its name where that is not plainly about data."""
-  text = ' '.join(str(error).split())[:300]
-  return text if isinstance(error, (OSError, ValueError)) and text else f'{type(error).__name__}: {text}'
+  """What an exception says, without line breaks."""
+  return ' '.join(str(error).split())[:300] or type(error).__name__
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -99,9 +110,7 @@ class Training:
       try:
         loaded = self._load(index)
         arrays = draw(self.inputs, loaded, self.seed, row)
-      except UserError:
-        raise
-      except Exception as error:  # whatever a decoder raises: one record is no reason to end a run, and too many are
+      except BAD as error:
         first = first or f'{self.source.where(index)}: {one_line(error)}'
         continue
       for key, array in arrays.items():
@@ -121,9 +130,7 @@ class Training:
     if self.kept[index] is None:
       try:
         self.kept[index] = load(self.source, index, self.inputs)
-      except UserError:
-        raise
-      except Exception as error:
+      except BAD as error:
         self.kept[index] = error.with_traceback(None)  # frames would keep what they hold alive
     if isinstance(self.kept[index], Exception):
       raise self.kept[index]
@@ -160,9 +167,7 @@ class Evaluation:
     try:
       loaded = load(self.source, int(out['index'][j]), self.inputs)
       arrays = draw(self.inputs, loaded)
-    except UserError:
-      raise
-    except Exception:  # counted by `pipeline.Batches`
+    except BAD:  # counted by `pipeline.Batches`
       return
     for key, array in arrays.items():
       out[key][j] = array

@@ -83,9 +83,7 @@ class BadRecords:
     """Why record i cannot be read; None: it can."""
     try:
       assemble.draw(self._inputs, assemble.load(self._source, i, self._inputs), seed=0)
-    except UserError:
-      raise
-    except Exception as error:
+    except assemble.BAD as error:
       return assemble.one_line(error)
     return None
 

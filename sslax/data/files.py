@@ -39,6 +39,11 @@ def version(path: str) -> str:
   return f'{stat.st_size} {stat.st_mtime_ns}'
 
 
+def size(path: str) -> int:
+  """In bytes."""
+  return remote(path).stat().length if is_remote(path) else os.stat(path).st_size
+
+
 def open_binary(path: str):
   return remote(path).open('rb') if is_remote(path) else open(path, 'rb')
 
@@ -82,6 +87,11 @@ def expand(pattern: str, suffix: str, split: str = '') -> list[str]:
       raise missing(part, f' ({len(parts)} files are named by {pattern!r})' if len(parts) > 1 else '')
     paths += found
   return list(dict.fromkeys(paths))  # two overlapping wild cards must not double an image
+
+
+def matches(pattern: str) -> bool:
+  """Whether a file of this very name exists, or one that it names as a wild card."""
+  return exists(pattern) or bool(_glob(pattern))
 
 
 def missing(path: str, note: str = '') -> UserError:

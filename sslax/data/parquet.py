@@ -1,4 +1,4 @@
-"""Parquet in the Hugging Face layout: `image {bytes, path}`, `label`, a caption."""
+"""Parquet in the Hugging Face layout: `image {bytes, path}`, `video`, `audio`, `label`, a caption."""
 
 import collections
 import concurrent.futures
@@ -12,12 +12,13 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from absl import logging
 
-from sslax.data import files
+from sslax.data import files, record
 from sslax.errors import UserError, suggest
 
 CACHE_BYTES = 1 << 30  # decoded row groups kept by each process
 
-_IMAGES, _LABELS = ('image', 'img'), ('label', 'labels', 'fine_label')
+_MEDIA = {'image': ('image', 'img'), 'video': ('video',), 'audio': ('audio',)}
+_LABELS = ('label', 'labels', 'fine_label')
 _TEXTS = ('text', 'caption', 'captions', 'sentences')
 _INSIDE = ('raw', 'text', 'caption')  # the field of a caption that is a struct: COCO and Flickr30k have sentences {raw, tokens}
 
@@ -25,35 +26,45 @@ _INSIDE = ('raw', 'text', 'caption')  # the field of a caption that is a struct:
 class Parquet:
   """Rows of Parquet files, in their order.
 
-  The text is the column text, caption, captions or sentences, or the one named by `?text=COLUMN`: strings, lists of strings, or
-  structs with a string raw, text or caption.
+  Images, videos and sounds are files: structs {bytes, path}, or binary. Sounds may be samples, too: {array, sampling_rate}. The
+  text is the column text, caption, captions or sentences, or the one named by `?text=COLUMN`: strings, lists of strings, or
+  structs with a string raw, text or caption. `?fields=mask,depth` asks for more columns: files as bytes, else what is in them.
 
   Only footers are read at the start. A row is read with its whole row group, and the groups last used are kept: a set below
   `CACHE_BYTES` is read once. Far above it, an image costs a row group: convert such a set with `write_arrayrecord`.
   """
 
-  def __init__(self, paths: list[str], text_column: str = ''):
+  def __init__(self, paths: list[str], text_column: str = '', fields: tuple[str, ...] = ()):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
       opened = list(pool.map(_footer, paths))
     schema = opened[0][0]
-    image = self._column(paths[0], schema, _IMAGES, _is_image)
-    if not image:
-      columns = ', '.join(f'{field.name} ({field.type})' for field in schema)
-      raise UserError(f'{paths[0]!r} has no image column (image or img, struct<bytes, path> or binary); it has {columns}')
+    fits = {'image': _is_file, 'video': _is_file, 'audio': lambda t: _is_file(t) or _is_samples(t)}
+    media = {medium: self._column(paths[0], schema, names, fits[medium]) for medium, names in _MEDIA.items()}
     label = self._column(paths[0], schema, _LABELS, lambda t: pa.types.is_integer(t))
     text = self._column(paths[0], schema, (text_column,) if text_column else _TEXTS, _is_text)
     if text_column and not text:
       texts = [field.name for field in schema if _is_text(field.type)]
       raise UserError(f'{paths[0]!r} has no column of text {text_column!r}, which ?text= asks for.{suggest(text_column, texts)}')
-    self._image, self._label, self._text = image, label, text
+    if not any(media.values()) and not text:
+      columns = ', '.join(f'{field.name} ({field.type})' for field in schema)
+      raise UserError(
+        f'{paths[0]!r} has no image column (image or img, struct<bytes, path> or binary), no such video or audio, and no text; '
+        f'it has {columns}'
+      )
+    for name in fields:
+      if name not in schema.names:
+        raise UserError(f'{paths[0]!r} has no column {name!r}, which ?fields= asks for.{suggest(name, schema.names)}')
+    self._media, self._fields, self._label, self._text = {m: c for m, c in media.items() if c}, fields, label, text
+    self._columns = tuple(filter(None, dict.fromkeys((*self._media.values(), label, text, *fields))))
     for path, (other, _) in zip(paths, opened, strict=True):
-      for name in filter(None, (image, label, text)):
+      for name in self._columns:
         if name not in other.names or other.field(name).type != schema.field(name).type:
           raise UserError(f'{path!r} differs from {paths[0]!r} in the column {name!r}: name files of one layout')
     self._paths = paths
     self._groups = [(f, g) for f, (_, footer) in enumerate(opened) for g in range(footer.num_row_groups)]
     rows = [opened[f][1].row_group(g).num_rows for f, g in self._groups]
     self._stops = np.cumsum(rows, dtype=np.int64)
+    self._starts = self._stops - np.array(rows, np.int64)
     first_of_file = np.cumsum([0] + [footer.num_rows for _, footer in opened])
     self._first_rows = first_of_file[:-1]
     self.classes = _class_names(schema, label)
@@ -82,16 +93,21 @@ class Parquet:
 
   def read(self, i):
     g = int(np.searchsorted(self._stops, i, side='right'))
-    images, labels, texts = self._group(g)
-    row = i - int(self._stops[g]) + len(images)
-    record = {'image': images[row].as_py() or b''}  # a missing image is a bad record like any other: decode refuses it
-    label = labels[row].as_py() if labels is not None else None
-    text = _strings(texts[row]) if texts is not None else None
+    columns, row = self._group(g), i - int(self._starts[g])
+    found = {}
+    for medium, name in self._media.items():
+      value = columns[name][row]
+      if pa.types.is_struct(value.type):
+        found |= _samples(value)
+      else:
+        found[medium] = value.as_py() or b''  # a missing file is a bad record like any other: its input refuses it
+    label = columns[self._label][row].as_py() if self._label else None
+    text = _strings(columns[self._text][row]) if self._text else None
     if label is not None and label >= 0:
-      record['label'] = label
+      found['label'] = label
     if text is not None:
-      record['text'] = text
-    return record
+      found['text'] = text
+    return found | {name: columns[name][row].as_py() for name in self._fields}
 
   def where(self, i):
     f, _ = self._groups[int(np.searchsorted(self._stops, i, side='right'))]
@@ -130,18 +146,17 @@ class Parquet:
         future.set_exception(error)
         raise
       future.set_result(columns)
-      self._keep(g, sum(column.nbytes for column in columns if column is not None))
+      self._keep(g, sum(column.nbytes for column in columns.values()))
     return future.result()
 
   def _load(self, g):
+    """{column: its values}; of files the bytes alone."""
     f, group = self._groups[g]
-    image = self._image
     with _open(self._paths[f]) as file:
-      struct = pa.types.is_struct(file.schema_arrow.field(image).type)
-      columns = [f'{image}.bytes' if struct else image, *filter(None, (self._label, self._text))]
-      table = file.read_row_group(group, columns=columns)
-    images = pc.struct_field(table[image], 'bytes') if struct else table[image]
-    return images, table[self._label] if self._label else None, table[self._text] if self._text else None
+      kinds = {name: file.schema_arrow.field(name).type for name in self._columns}
+      inside = {name for name, kind in kinds.items() if pa.types.is_struct(kind) and _is_file(kind)}
+      table = file.read_row_group(group, columns=[f'{name}.bytes' if name in inside else name for name in kinds])
+    return {name: pc.struct_field(table[name], 'bytes') if name in inside else table[name] for name in kinds}
 
   def _keep(self, g, size):
     """Counts a group that was read, and forgets those not used for longest where there are too many."""
@@ -169,10 +184,28 @@ def _footer(path):
     raise UserError(f'cannot read {path!r} as Parquet: {" ".join(str(error).split())[:200]}') from error
 
 
-def _is_image(t):
+def _is_file(t):
   if pa.types.is_struct(t):
     return t.get_field_index('bytes') >= 0
   return pa.types.is_binary(t) or pa.types.is_large_binary(t)
+
+
+def _is_samples(t):
+  """Whether it is what the audio of Hugging Face is once it has been decoded: {array, sampling_rate}."""
+  if not pa.types.is_struct(t) or t.get_field_index('array') < 0 or t.get_field_index('sampling_rate') < 0:
+    return False
+  array, rate = t.field('array').type, t.field('sampling_rate').type
+  inside = array.value_type if pa.types.is_list(array) or pa.types.is_large_list(array) else pa.null()
+  return (pa.types.is_floating(inside) or pa.types.is_integer(inside)) and pa.types.is_integer(rate)
+
+
+def _samples(scalar):
+  """`audio` and `rate` of a record."""
+  if not scalar.is_valid or not scalar['array'].is_valid:
+    return {'audio': b''}
+  values = record.samples(scalar['array'].values.to_numpy(zero_copy_only=False))
+  rate = scalar['sampling_rate'].as_py()
+  return {'audio': values} | ({} if rate is None else {'rate': rate})
 
 
 def _is_text(t):

@@ -69,17 +69,13 @@ def probe(source: Source, inputs: assemble.Inputs, n: int = 16) -> str:
   good, failed, reasons = [], set(), []
   for i in np.unique(np.linspace(0, len(source) - 1, n).astype(int)).tolist():
     try:
-      record = source[i]
       for name, value in inputs.items():
-        try:
-          value.draw(value.decode(record), np.random.default_rng(0))
-        except Exception:
-          failed.add(name)
-          raise
-      good.append(record)
-    except UserError:
-      raise
-    except Exception as error:
+        failed.add(name)
+        one = {name: value}
+        assemble.draw(one, assemble.load(source, i, one), seed=0)
+        failed.discard(name)
+      good.append(source[i])
+    except assemble.BAD as error:
       reasons.append(f'{source.where(i)}: {assemble.one_line(error)}')
   if not good:
     what = ' and '.join(sorted(failed)) or 'record'

@@ -1,50 +1,34 @@
-"""Where records come from, named by a URI: `SCHEME:REST[@SPLIT]`. A source is random access, picklable and safe in threads."""
+"""Where records come from, named by a URI: `SCHEME:REST[?OPTION=VALUE][@SPLIT]`. A source is random access, picklable and safe in
+threads.
 
-import functools
-import hashlib
-import importlib.util
+A scheme is a module of `sslax.data.schemes`. A class of yours needs none: `my_sources.py:Circles:REST@SPLIT` or
+`package.module:Circles:REST@SPLIT` calls it with (REST, SPLIT), and it is a `Container`.
+"""
+
+import importlib
+import inspect
 import operator
 import os
+import pkgutil
 import re
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from absl import logging
 
-from sslax.data import files
+from sslax import spec
+from sslax.data import files, schemes
 from sslax.errors import UserError, suggest
 
-SCHEMES = {
-  'digits': 'digits:[captions]  (handwritten digits that come with scikit-learn, and captions of them; @train, @test, @all)',
-  'tfds': 'tfds:NAME[/CONFIG][:VERSION]  or  tfds:/FOLDER/OF/A/VERSION',
-  'folder': 'folder:PATH  (CLASS/IMAGE.jpg, or images without classes)',
-  'parquet': 'parquet:PATTERN[?text=COLUMN]  (the Hugging Face layout)',
-  'tar': 'tar:PATTERN[?label=FIELD]  (the WebDataset layout)',
-  'arrayrecord': 'arrayrecord:PATTERN  (written by sslax.data.arrayrecord.write_arrayrecord)',
-}
-WORDS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-CAPTIONS = (
-  'a handwritten {}',
-  'the digit {}',
-  'a picture of the number {}',
-  'a scan of the number {}',
-  'somebody wrote the figure {}',
-  'the number {} on paper',
-)
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp')
-
+_OUTSIDE = re.compile(r'(?P<target>([^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+):[A-Za-z_]\w*)(:|(?=[@?]|\Z))')
 _SPLIT = re.compile(r'@(?P<name>[A-Za-z]\w*)?(\[(?P<start>[^\[\]:]*):(?P<stop>[^\[\]:]*)\])?$')
-_FIELDS = {'tar': re.compile(r'\?label=([^@?]+)'), 'parquet': re.compile(r'\?text=([^@?]+)')}
-_BOUND = re.compile(r'(-?\d+(?:\.\d+)?)%|(-?\d+)')
+_OPTIONS = re.compile(r'\?([A-Za-z]\w*=[^@?]+)')
+_NEXT_OPTION = re.compile(r'&(?=[A-Za-z]\w*=)')
+_BOUND = re.compile(r'(-?\d{1,15}(?:\.\d{1,15})?)%|(-?\d{1,15})')  # 15: no float is infinite, no int refuses
 
 
 class Source(Protocol):
-  """Records by number.
-
-  A record is a dict: `image` (encoded bytes, or uint8 `[H, W, 3]` or `[H, W]`); `label` (int; absent where the source has no
-  classes, -1 where only this record has none); `text` (str or a list of str; absent where there is none). A record that cannot be
-  read raises OSError or ValueError.
-  """
+  """Records by number. What a record may hold: see `sslax.data.record`; one that cannot be read raises OSError or ValueError."""
 
   name: str  # the URI that it was opened from
   classes: tuple[str, ...]  # () where there are no labels or their names are unknown
@@ -58,6 +42,32 @@ class Source(Protocol):
     """The place of record i for a human: a path, 'shard.tar::key.jpg', 'x.parquet row 17'."""
 
 
+class Container(Protocol):
+  """What a scheme opens: all records of REST and SPLIT, of which a source shows a range. Used from several threads at once.
+
+  The same URI gives the same records in the same order, in each run and on each machine. A class of yours may take options, too:
+  a keyword-only argument `size` is `?size=...` in the URI, and comes as text. In a worker process it is opened anew.
+  """
+
+  @property
+  def classes(self) -> Sequence[str]:
+    """Names of the classes, () where there are none."""
+
+  @property
+  def num_classes(self) -> int:
+    """Labels are below it; 0 where there are none."""
+
+  def __len__(self) -> int: ...
+
+  def read(self, i: int) -> dict[str, Any]:
+    """Record i, 0 <= i < len; see `Source`. `label` may be left out where this record has none."""
+
+  def where(self, i: int) -> str:
+    """The place of record i for a human; reads nothing."""
+
+  # def labels(self) -> np.ndarray: [N] ints, -1: none. Optional: without it, a balanced part reads every record.
+
+
 def open_source(uri: str) -> Source:
   """Opens what a URI names; nothing is read but lists, headers and labels.
 
@@ -68,44 +78,59 @@ def open_source(uri: str) -> Source:
   `name[n:balanced]` takes as many records of one class as of another, together about n (a count or a percent; at least one of
   each class): `tfds:cifar10@train[1%:balanced]`. They are drawn once for all; a smaller n draws a part of what a larger one does.
 
+  Options stand before or after the split: `tar:/data/*.tar?label=color&fields=npy@[:90%]`.
+
   Args:
-    uri: see `SCHEMES`; `gs://` paths work for folder, parquet and tar.
+    uri: see `forms`; `gs://` paths work for folder, frames, parquet, tar and text.
 
   Raises:
-    UserError: no such scheme, file, split, or nothing usable in it.
+    UserError: no such scheme, option, file, split, or nothing usable in it.
   """
-  scheme, colon, rest = uri.partition(':')
   if '\0' in uri:
     raise UserError(f'{uri!r} holds a zero byte, which no path can')
-  if not colon or scheme not in SCHEMES:
+  scheme, colon, rest = uri.partition(':')
+  outside = None if colon and scheme in names() else _OUTSIDE.match(uri)
+  if outside:
+    scheme, rest = outside['target'], uri[outside.end() :]
+  elif not colon or scheme not in names():
     raise UserError(_bad_scheme(uri, scheme))
-  field = _FIELDS[scheme].search(rest) if scheme in _FIELDS else None
-  rest = rest[: field.start()] + rest[field.end() :] if field else rest
   try:
-    split = _find_split(scheme, rest)
+    open_container = _outside(scheme, uri) if outside else _module(scheme).open_container
+    rest, options = _take_options(rest, _options(open_container), scheme, uri)
+    split = _find_split(rest)
     name, start, stop = (split['name'] or '', split['start'], split['stop']) if split else ('', None, None)
     rest = rest[: split.start()] if split else rest
-    container = _open_container(scheme, rest, name, field[1] if field else '')
+    container = open_container(rest, name, **options)
   except UserError:
     raise
   except Exception as error:  # no permission, a disk that fails; and each remote file system has exceptions of its own
     if not isinstance(error, (OSError, ImportError)) and not files.is_remote(rest):
       raise
     raise UserError(f'cannot open {uri!r}: {type(error).__name__}: {" ".join(str(error).split())[:300]}') from error
-  n = len(container)
+  view, n = _OutsideView if outside else _View, len(container)
   if (stop or '').strip() == 'balanced':
-    return _View(container, uri, _balanced(container, start, uri))
+    return view(container, uri, _balanced(container, start, uri))
   first, last = _bound(start, n, 0, uri), _bound(stop, n, n, uri)
   if first >= last:
     raise UserError(f'{uri!r} selects no record: the range is {first} to {last} of {n}')
-  return _View(container, uri, range(first, last))
+  return view(container, uri, range(first, last))
+
+
+def names() -> list[str]:
+  """Of all schemes."""
+  return sorted(module.name for module in pkgutil.iter_modules(schemes.__path__))
+
+
+def forms() -> list[str]:
+  """How the URIs of each scheme look, a line each."""
+  return [_module(scheme).FORM for scheme in names()]
 
 
 class _View:
   """Some records of a container, by their numbers there: the one place that checks an index."""
 
   def __init__(self, container, name, numbers):
-    self.name, self.classes, self.num_classes = name, container.classes, container.num_classes
+    self.name, self.classes, self.num_classes = name, tuple(container.classes), container.num_classes
     self._container, self._numbers = container, numbers
 
   def __len__(self):
@@ -128,32 +153,74 @@ class _View:
     return int(self._numbers[i])
 
 
-def _open_container(scheme, rest, split, field):
-  """The heavy imports happen here, for the one container that is used."""
-  if scheme == 'digits':
-    return Digits(rest, split or 'train')
-  if scheme == 'folder':
-    return Folder(rest, split)
-  if scheme == 'parquet':
-    from sslax.data.parquet import Parquet
+class _OutsideView(_View):
+  """Of a class that stands in a file, which no other process can import by name; nor need it know how to be pickled."""
 
-    return Parquet(files.expand(rest, '.parquet', split), field)
-  if scheme == 'tar':
-    from sslax.data.tar import Tar
-
-    return Tar(files.expand(rest, '.tar', split), field)
-  if scheme == 'arrayrecord':
-    from sslax.data.arrayrecord import ArrayRecord
-
-    return ArrayRecord(files.expand(rest, '.array_record', split))
-  from sslax.data.tfds import Tfds
-
-  return Tfds(rest, split or 'train')
+  def __reduce__(self):
+    return open_source, (self.name,)
 
 
-def _find_split(scheme, rest):
+def _module(scheme):
+  return importlib.import_module(f'{schemes.__name__}.{scheme}')
+
+
+def _outside(target, uri) -> Callable[..., Container]:
+  """A class from outside the package; refuses what is no container."""
+  name = os.path.expanduser(target)
+  try:
+    make = spec.find(name)
+  except UserError as error:
+    raise UserError(f'{uri!r}: {str(error).removeprefix(f"config.make={name!r}: ")}') from error
+  if not callable(make):
+    raise UserError(f'{uri!r}: {target} is no class')
+
+  def open_container(rest, split, **options):
+    try:
+      container = make(rest, split, **options)
+    except (TypeError, ValueError) as error:
+      raise UserError(f'{uri!r}: {target} refused ({rest!r}, {split!r}): {" ".join(str(error).split())[:300]}') from error
+    lacks = [name for name in ('__len__', 'read', 'where', 'classes', 'num_classes') if not hasattr(container, name)]
+    if lacks:
+      raise UserError(f'{uri!r}: {target} is no container: it lacks {", ".join(lacks)}; see sslax.data.sources.Container')
+    return container
+
+  open_container.__signature__ = _signature(make)
+  return open_container
+
+
+def _signature(make):
+  try:
+    return inspect.signature(make)
+  except (TypeError, ValueError):  # some of those that are written in C
+    return inspect.Signature()
+
+
+def _options(open_container):
+  return [p.name for p in inspect.signature(open_container).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def _take_options(rest, known, scheme, uri):
+  """What is left of `rest` without its `?name=value&name=value`, and these."""
+  options = {}
+  for found in _OPTIONS.finditer(rest):
+    items = [item.partition('=')[::2] for item in _NEXT_OPTION.split(found[1])]
+    unknown = next((name for name, _ in items if name not in known), None)
+    if unknown is not None:
+      if files.matches(os.path.expanduser(_SPLIT.sub('', rest))):  # a path may hold a ? and a =
+        continue
+      takes = suggest(unknown, known) if known else ' It takes none.'
+      raise UserError(f'{uri!r}: {scheme}: takes no option {unknown!r}.{takes}')
+    for name, value in items:
+      if not value or name in options:
+        raise UserError(f'{uri!r}: the option {name!r} {"is given twice" if value else "has no value"}')
+      options[name] = value
+    rest = rest.replace(found[0], '', 1)
+  return rest, options
+
+
+def _find_split(rest):
   found = _SPLIT.search(rest)
-  if not found or found[0] == '@' or (scheme != 'digits' and files.exists(os.path.expanduser(rest))):  # a path may hold an @
+  if not found or found[0] == '@' or (found.start() and files.exists(os.path.expanduser(rest))):  # a path may hold an @
     return None
   return found
 
@@ -211,117 +278,18 @@ def _bound(text, n, default, uri):
 
 
 def _bad_scheme(uri, scheme):
-  forms = '\n  '.join(SCHEMES.values())
   path = os.path.expanduser(uri)
   if '://' in uri:
     hint = f' Put the container before it: folder:{uri}, parquet:{uri}, tar:{uri}.'
   elif os.path.isdir(path):
     hint = f' It is a folder; if it holds images: folder:{uri}'
-  elif (near := {'.parquet': 'parquet', '.tar': 'tar', '.array_record': 'arrayrecord'}.get(os.path.splitext(uri)[1])) is not None:
-    hint = f' Did you mean {near}:{uri}?'
+  elif near := [name for name in names() if _module(name).SUFFIX and uri.endswith(_module(name).SUFFIX)]:
+    hint = f' Did you mean {near[0]}:{uri}?'
+  elif scheme.endswith('.py'):
+    hint = f' Name a class in that file: {scheme}:NAME:REST'
   else:
-    hint = suggest(scheme, SCHEMES)
+    hint = suggest(scheme, names())
+  lines = '\n  '.join([*forms(), 'FILE.py:NAME:REST  or  PACKAGE.MODULE:NAME:REST  (a class of yours)'])
   return (
-    f'{uri!r} does not begin with a known scheme.{hint}\nA source is one of\n  {forms}\neach followed by @SPLIT where wanted.'
+    f'{uri!r} does not begin with a known scheme.{hint}\nA source is one of\n  {lines}\neach followed by @SPLIT where wanted.'
   )
-
-
-@functools.cache
-def _load_digits():
-  """`[1797, 8, 8]` uint8, `[1797]` int64: the file that `load_digits` reads, without the 4 s of importing scikit-learn."""
-  spec = importlib.util.find_spec('sklearn')
-  if not spec:
-    raise UserError('digits: needs scikit-learn, which brings the images: pip install scikit-learn')
-  try:
-    data = np.loadtxt(os.path.join(os.path.dirname(spec.origin), 'datasets', 'data', 'digits.csv.gz'), delimiter=',')
-  except OSError:  # a version that keeps it elsewhere
-    from sklearn.datasets import load_digits
-
-    data = np.column_stack(load_digits(return_X_y=True))
-  return np.round(data[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), data[:, -1].astype(np.int64)
-
-
-class Digits:
-  """The 1,797 handwritten 8x8 digits of scikit-learn (UCI optdigits, its test part), grey, 0..16 scaled to 0..255.
-
-  scikit-learn has no split of its own. `test` is 50 of each class, drawn once with seed 0; `train` is the other 1,297. With
-  `digits:captions` the text of a record is its label in each of CAPTIONS, in words and in figures: 'a handwritten three', ...
-  """
-
-  def __init__(self, rest: str, split: str):
-    if rest not in ('', 'captions'):
-      raise UserError(
-        f'digits: takes no path, but was given {rest!r}: write digits:@train, digits:@test or digits:@all, or '
-        'digits:captions@train and so on for captions'
-      )
-    self._captioned = bool(rest)
-    if split not in ('train', 'test', 'all'):
-      raise UserError(f'digits: has no split {split!r}.{suggest(split, ("train", "test", "all"))}')
-    images, labels = _load_digits()
-    rng = np.random.default_rng(0)
-    test = np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:50] for c in range(10)]))
-    index = {'test': test, 'all': np.arange(len(labels)), 'train': np.setdiff1d(np.arange(len(labels)), test)}[split]
-    self._images, self._labels, self._index = images[index], labels[index], index
-    self.classes, self.num_classes = tuple('0123456789'), 10
-
-  def __len__(self):
-    return len(self._labels)
-
-  def labels(self):
-    return self._labels
-
-  def read(self, i):
-    label = int(self._labels[i])
-    record = {'image': self._images[i], 'label': label}
-    names = (WORDS[label], str(label))
-    return record | {'text': [form.format(name) for form in CAPTIONS for name in names]} if self._captioned else record
-
-  def where(self, i):
-    return f'digits image {self._index[i]}'
-
-
-class Folder:
-  """PATH/CLASS/.../IMAGE.jpg with classes in the order of their names, or images directly in PATH without labels.
-
-  The records are ordered by a hash of their path: in the order of the names, `@[:10%]` would hold a tenth of the classes only.
-  """
-
-  def __init__(self, path: str, split: str = ''):
-    path = os.path.expanduser(path)
-    root = os.path.join(path, split) if split else path
-    if not path or not files.is_dir(root):
-      raise files.missing(root) if path else UserError('folder: needs a path, as in folder:/data/images')
-    folders, names = files.walk(root)
-    found = [(name.split('/')[0] if '/' in name else '', name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    classes = sorted({top for top, _ in found if top})
-    if not found:
-      held = [name + '/' for name in folders] + [name for name in names if '/' not in name]
-      held = ', '.join(held[:8] + ['...'] * (len(held) > 8)) or 'nothing'
-      raise UserError(f'no images ({" ".join(IMAGE_SUFFIXES)}) in {root!r}; it holds: {held}')
-    if classes and set(classes) <= {'train', 'val', 'valid', 'validation', 'test'}:
-      raise UserError(f'{root!r} holds splits, not classes: choose one with {" or ".join("@" + name for name in classes)}')
-    if classes:
-      loose, empty = [name for top, name in found if not top], sorted(set(folders) - set(classes))
-      if loose:
-        logging.warning('%s: %d images outside the class folders are left out, %s first', root, len(loose), loose[0])
-      if empty:
-        logging.warning('%s: folders without images are no classes: %s', root, ', '.join(empty[:8]))
-      found = [pair for pair in found if pair[0]]
-    found.sort(key=lambda pair: (hashlib.blake2b(pair[1].encode('utf-8', 'surrogateescape'), digest_size=8).digest(), pair[1]))
-    number = {name: c for c, name in enumerate(classes)}
-    self._root, self._names = root, [name for _, name in found]
-    self._labels = np.array([number[top] for top, _ in found], np.int32) if classes else None
-    self.classes, self.num_classes = tuple(classes), len(classes)
-
-  def __len__(self):
-    return len(self._names)
-
-  def labels(self):
-    return self._labels
-
-  def read(self, i):
-    record = {'image': files.read(self.where(i))[0]}
-    return record if self._labels is None else record | {'label': int(self._labels[i])}
-
-  def where(self, i):
-    return f'{self._root.rstrip("/")}/{self._names[i]}'

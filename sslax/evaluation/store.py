@@ -1,4 +1,4 @@
-"""Features of whole sets, extracted once and kept on disk by what they depend on: weights, data, preprocessing, and nothing else."""
+"""Features of whole sets, extracted once and kept on disk by what they depend on: weights, data, preprocessing; no more."""
 
 import functools
 import json

@@ -1,28 +1,23 @@
-"""Captions from the source to the batch: each container, the draw, what cannot be used, what is refused before a run starts."""
+"""Captions from the record to the batch: the draw, what cannot be used, what is refused before a run starts."""
 
 import dataclasses
-import io
 import json
-import pickle
-import sys
-import tarfile
-from typing import ClassVar
 
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from sslax.data import bad, pipeline, sources, text
-from sslax.data.arrayrecord import write_arrayrecord
-from sslax.data.sources import open_source
+from sslax.data import bad, pipeline, text
+from sslax.data.schemes import digits as digits_scheme
 from sslax.errors import UserError
-from sslax.method import Crop, Method
+from sslax.inputs.image import Image as ImageInput
+from sslax.inputs.text import Text
+from sslax.method import Features, Method, Output
+from sslax.ops.views import Crop
 from sslax.run import config as configs
-from sslax.run import loop
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Sgd
+from sslax.run.prepare import prepare
+from sslax.run.session import train_batches
 from sslax.spec import spec
 
 BYTES = text.ByteTokenizer(12)
@@ -53,9 +48,13 @@ class Toy:
     return f'toy/{i}.png'
 
 
-def take(source, n, **how):
-  how = {'batch_size': 12, 'seed': 3, 'image_size': 4, 'threads': 2, 'tokenize': BYTES} | how
-  with pipeline.train_batches(source, **how) as batches:
+IMAGE, TEXT = ImageInput(4), Text('bytes', 12)
+
+
+def take(source, n, image=IMAGE, text=TEXT, **how):
+  how = {'batch_size': 12, 'seed': 3, 'threads': 2} | how
+  inputs = {'image': image, 'text': text} if text else {'image': image}
+  with pipeline.train_batches(source, inputs, **how) as batches:
     return [next(batches) for _ in range(n)]
 
 
@@ -71,7 +70,7 @@ def words(batch):
   return [BYTES.decode(ids) for ids in batch['text']]
 
 
-PLAIN, HOST = {'cache': False}, {'crop_on': 'host', 'crops': (Crop(2, 4),)}
+PLAIN, HOST = {'cache': False}, {'image': ImageInput(4, crop_on='host').of_views((Crop(2, 4),))}
 HOW = pytest.mark.parametrize('how', [{'cache': True}, PLAIN, HOST], ids=['cache', 'plain', 'host'])
 
 
@@ -84,7 +83,7 @@ def test_captions_belong_to_their_images(how):
     assert batch['text'].shape == (12, 12) and batch['text'].dtype == np.int32
     for i, words_of_row in zip(batch['index'], words(batch), strict=True):
       assert words_of_row in [f'{name} {i}' for name in CAPTIONS[: 1 + i % 3]]
-  assert 'text' not in take(Toy(30), 1, tokenize=None, **how)[0]
+  assert 'text' not in take(Toy(30), 1, text=None, **how)[0]
 
 
 @HOW
@@ -125,7 +124,7 @@ def test_every_caption_is_drawn_over_the_epochs(how):
 
 
 def test_the_draw_does_not_move_the_crops():
-  with_text, without = take(Toy(30), 3, **HOST), take(Toy(30), 3, **HOST, tokenize=None)
+  with_text, without = take(Toy(30), 3, **HOST), take(Toy(30), 3, **HOST, text=None)
   for a, b in zip(with_text, without, strict=True):
     np.testing.assert_array_equal(a['crops'], b['crops'])
 
@@ -134,7 +133,8 @@ def test_the_draw_does_not_move_the_crops():
 def test_no_usable_caption_is_a_bad_record(how, tmp_path):
   blank = range(len(BLANK))
   source = Toy(40, blank=blank)
-  records = bad.BadRecords(source, tmp_path / 'bad.jsonl', 0.5, captioned=True)
+  both = {'image': IMAGE, 'text': TEXT}
+  records = bad.BadRecords(source, tmp_path / 'bad.jsonl', 0.5, inputs=both)
   for batch in take(source, 4, **how):
     replaced = batch['wanted'] < len(BLANK)
     assert (batch['index'][replaced] == len(BLANK)).all()
@@ -144,248 +144,94 @@ def test_no_usable_caption_is_a_bad_record(how, tmp_path):
   reasons = {(x := json.loads(line))['index']: x['reason'] for line in (tmp_path / 'bad.jsonl').read_text().splitlines()}
   assert set(reasons) == set(blank) and all('no usable caption' in reason for reason in reasons.values())
   with pytest.raises(UserError, match='7 of 40'):
-    bad.BadRecords(source, tmp_path / 'bad.jsonl', 0.1, captioned=True)
-  assert bad.BadRecords(source, tmp_path / 'bad.jsonl', 0.1).count == 0  # the images alone are fine
+    bad.BadRecords(source, tmp_path / 'bad.jsonl', 0.1, inputs=both)
+  assert bad.BadRecords(source, tmp_path / 'bad.jsonl', 0.1, inputs={'image': IMAGE}).count == 0  # the images alone are fine
 
 
 def test_evaluation_takes_the_first_caption():
-  with pipeline.eval_batches(
-    Toy(10, blank=[2], junk=[5]), batch_size=8, image_size=4, resize=4, threads=2, tokenize=BYTES
-  ) as batches:
+  inputs = {'image': IMAGE, 'text': TEXT}
+  with pipeline.eval_batches(Toy(10, blank=[2], junk=[5]), inputs, batch_size=8, threads=2) as batches:
     x = [next(batches), next(batches)]
     assert batches.bad == 2
   ids, mask, index = (np.concatenate([batch[key] for batch in x]) for key in ('text', 'mask', 'index'))
   assert ids.shape == (16, 12) and ids.dtype == np.int32
   np.testing.assert_array_equal(mask, np.isin(index, [0, 1, 3, 4, 6, 7, 8, 9]))
   assert (ids[~mask] == 0).all() and [BYTES.decode(row) for row in ids[mask]] == [f'one {i}' for i in index[mask]]
-  assert pipeline.captions(Toy(10, blank=[2]), 8) == ['one 8', 'second 8', 'third 8']
-  assert pipeline.captions(Toy(10, blank=[2]), 2) == []
+  assert TEXT.captions(Toy(10, blank=[2])[8]) == ['one 8', 'second 8', 'third 8']
+  assert TEXT.captions(Toy(10, blank=[2])[2]) == []
 
 
 def test_probe():
-  assert pipeline.probe(Toy(40, blank=range(39)), captioned=True) == [(4, 5)]
-  assert len(pipeline.probe(Toy(40, blank=range(40)))) == 16
-  with pytest.raises(UserError, match=r'not one of 16 records has a caption .*toy/0.png: no usable caption: the text is None'):
-    pipeline.probe(Toy(40, blank=range(40)), captioned=True)
-  with pytest.raises(UserError, match='Check that these are images'):
-    pipeline.probe(Toy(40, blank=range(20), junk=range(20, 40)), captioned=True)
+  both, image = {'image': IMAGE, 'text': TEXT}, {'image': IMAGE}
+  assert pipeline.probe(Toy(40, blank=range(39)), both) == '4x5 pixels, captions of 12 tokens (bytes)'
+  assert pipeline.probe(Toy(40, blank=range(40)), image) == '4x5 pixels'
+  with pytest.raises(
+    UserError, match=r'not one of 16 records can be used as text: toy/0.png: no usable caption: the text is None'
+  ):
+    pipeline.probe(Toy(40, blank=range(40)), both)
+  with pytest.raises(UserError, match='used as image and text.*Check that these hold image and text'):
+    pipeline.probe(Toy(40, blank=range(20), junk=range(20, 40)), both)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the sources
-
-
-def image(i):
-  out = io.BytesIO()
-  Image.fromarray(np.full((2, 3, 3), i, np.uint8)).save(out, 'PNG')
-  return out.getvalue()
-
-
-def parquet(path, **columns):
-  images = pa.array([{'bytes': image(i), 'path': ''} for i in range(len(next(iter(columns.values()))))])
-  pq.write_table(pa.table({'image': images} | columns), path)
-  return f'parquet:{path}'
-
-
-def all_captions(uri):
-  source = open_source(uri)
-  return [pipeline.captions(source, i) for i in range(len(source))]
-
-
-def test_digits():
-  source, plain = open_source('digits:captions@test[:20]'), open_source('digits:@test[:20]')
-  assert len(sources.CAPTIONS) * 2 == 12 and source.classes == plain.classes == tuple('0123456789')
-  for i in range(20):
-    record, name = source[i], sources.WORDS[source[i]['label']]
-    np.testing.assert_array_equal(record['image'], plain[i]['image'])
-    assert record['label'] == plain[i]['label'] and 'text' not in plain[i]
-    assert len(set(record['text'])) == 12 and f'a handwritten {name}' in record['text'] == text.usable(record['text'])
-    assert sum(name in t.split() for t in record['text']) == sum(str(record['label']) in t.split() for t in record['text']) == 6
-  assert len(open_source('digits:captions@train')) == 1297
-  assert pickle.loads(pickle.dumps(source))[3]['text'] == source[3]['text']
-  with pytest.raises(UserError, match='digits:captions@train'):
-    open_source('digits:caption@train')
-
-
-@pytest.mark.parametrize('name', ['text', 'caption', 'captions', 'sentences'])
-def test_parquet_columns(name, tmp_path):
-  kinds = {
-    'string': (pa.array(['a', None]), [['a'], []]),
-    'large': (pa.array(['a', ''], pa.large_string()), [['a'], []]),
-    'list': (pa.array([['a', 'b', None], []]), [['a', 'b'], []]),
-    'struct': (pa.array([{'raw': 'a', 'tokens': ['x']}, {'raw': None, 'tokens': ['y']}]), [['a'], []]),
-    'structs': (pa.array([[{'sentid': 1, 'raw': 'a'}, {'sentid': 2, 'raw': 'b'}], None]), [['a', 'b'], []]),
-    'lists': (pa.array([[{'tokens': ['x', 'y'], 'text': 'a'}], []]), [['a'], []]),
-  }
-  for kind, (column, expected) in kinds.items():
-    assert all_captions(parquet(tmp_path / f'{kind}.parquet', **{name: column})) == expected, kind
-
-
-def test_parquet_column_by_name(tmp_path):
-  uri = parquet(tmp_path / 'x.parquet', text=pa.array(['a', 'b']), title=pa.array(['t', 'u']), size=pa.array([1, 2]))
-  assert all_captions(uri) == [['a'], ['b']]
-  for asked in (f'{uri}?text=title@[1:]', f'{uri}@[1:]?text=title'):
-    assert all_captions(asked) == [['u']]
-  with pytest.raises(UserError, match="no column of text 'titel'.*Did you mean title"):
-    open_source(f'{uri}?text=titel')
-  with pytest.raises(UserError, match="no column of text 'size'"):
-    open_source(f'{uri}?text=size')
-
-
-def test_parquet_that_is_no_utf8(tmp_path):
-  """Nothing checks the bytes of a string column; the image must not be lost for them."""
-  column = pa.array([b'caf\xc3\xa9', b'\xffcat', b'\xff\xff']).view(pa.string())
-  source = open_source(parquet(tmp_path / 'x.parquet', text=column))
-  assert [pipeline.captions(source, i) for i in range(3)] == [['café'], ['\ufffdcat'], []]
-  assert source[2]['image'] == image(2)
-
-
-def test_tar(tmp_path):
-  members = {
-    'a': {'txt': b'\xef\xbb\xbfone\r\n'},
-    'b': {'json': b'{"captions": ["p", null, 3, "q"]}', 'txt': b'no'},
-    'c': {'json': b'{"captions": [null], "caption": "no"}', 'txt': b'yes'},
-    'd': {'json': b'{"caption": "\\ud83d"}'},
-    'e': {'txt': b'\0\0'},
-    'f': {},
-    'g': {'txt': b'\xff\xfe\xfd'},
-    'h': {'txt': b'long ' * 200_000},
-  }
-  with tarfile.open(tmp_path / 'x.tar', 'w') as shard:
-    for i, (key, parts) in enumerate(members.items()):
-      for suffix, data in ({'png': image(i)} | parts).items():
-        member = tarfile.TarInfo(f'{key}.{suffix}')
-        member.size = len(data)
-        shard.addfile(member, io.BytesIO(data))
-  found = all_captions(f'tar:{tmp_path}/x.tar')
-  assert found[:-1] == [['one'], ['p', 'q'], ['yes'], [], [], [], []]
-  assert len(found[-1][0]) == text.MAX_CHARS
-
-
-def test_arrayrecord(tmp_path):
-  write_arrayrecord(str(tmp_path / 'x.array_record'), open_source('digits:captions@test[:5]'))
-  source, digits = open_source(f'arrayrecord:{tmp_path}/x.array_record'), open_source('digits:captions@test[:5]')
-  assert [source[i]['text'] for i in range(5)] == [digits[i]['text'] for i in range(5)]
-
-
-BUILDER = """
-import io
-import numpy as np
-import tensorflow_datasets as tfds
-
-class SslaxCoco(tfds.core.GeneratorBasedBuilder):
-  VERSION = tfds.core.Version('1.0.0')
-
-  def _info(self):
-    return self.dataset_info_from_configs(
-      features=tfds.features.FeaturesDict({
-        'image': tfds.features.Image(shape=(None, None, 3)),
-        'text': tfds.features.ClassLabel(names=['no', 'captions']),
-        'captions': tfds.features.Sequence({'id': np.int64, 'text': tfds.features.Text()}),
-      }),
-    )
-
-  def _split_generators(self, dl_manager):
-    return {'train': self._generate_examples(3)}
-
-  def _generate_examples(self, n):
-    from PIL import Image
-    for i in range(n):
-      out = io.BytesIO()
-      Image.fromarray(np.full((2, 3, 3), i, np.uint8)).save(out, 'PNG')
-      captions = [{'id': k, 'text': f'{i} {k}'} for k in range(i)]
-      yield i, {'image': io.BytesIO(out.getvalue()), 'text': i % 2, 'captions': captions}
-"""
-
-
-def test_tfds_captions_inside_a_sequence(tmp_path, monkeypatch):
-  (tmp_path / 'sslax_coco_package').mkdir()
-  (tmp_path / 'sslax_coco_package' / '__init__.py').write_text('')
-  (tmp_path / 'sslax_coco_package' / 'sslax_coco.py').write_text(BUILDER)
-  monkeypatch.syspath_prepend(str(tmp_path))
-  from sslax_coco_package import sslax_coco
-
-  sslax_coco.SslaxCoco(data_dir=str(tmp_path / 'data'), file_format='array_record').download_and_prepare()
-  found = all_captions(f'tfds:{tmp_path}/data/sslax_coco/1.0.0@train')
-  assert sorted(found) == [[], ['1 0'], ['2 0', '2 1']]
-  assert 'tensorflow' not in sys.modules
-
-
-def test_real_captions(real_data):
-  train = open_source(f'tar:{real_data}/fashion_captions/train-{{00000..00001}}.tar?label=label')
-  test = open_source(f'tar:{real_data}/fashion_captions/test-00000.tar?label=label')
-  assert (len(train), len(test)) == (6383, 1594) and train.classes == test.classes and len(test.classes) == 40
-  assert all(len(pipeline.captions(test, i)) == 1 for i in range(0, 1594, 50))
-  coco = open_source(f'tar:{real_data}/coco_captions/{{train,validation}}-00000.tar')
-  assert len(coco) == 478 and all(len(pipeline.captions(coco, i)) >= 5 for i in range(0, 478, 20))
-
-
-# ------------------------------------------------------------------------------------------------------------------- the loop
-
-
-@dataclasses.dataclass(frozen=True)
-class Tower:
-  vocab_size: int
+# ------------------------------------------------------------------------------------------------------------------- a run
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader(Method):
-  """Wants captions and does nothing with them."""
+  """Wants captions and learns the mean of their ids."""
 
-  uses_text: ClassVar[bool] = True
+  rows: int  # of its table of tokens
+  caption: Text = Text()
 
-  text: Tower
+  def inputs(self):
+    return {'text': self.caption}
 
   def init(self, rng, views):
+    self.caption.require(self.rows, 'config.method.rows')
     assert views['text'].dtype == np.int32
     return {'encoder': jax.random.normal(rng, views['text'].shape[1:])}, {}
 
   def loss(self, params, memory, views, rng, step):
-    raise NotImplementedError
+    return ((params['encoder'][None] - views['text']) ** 2).mean(), Output(memory, {})
 
   def features(self, params, memory, batch):
-    raise NotImplementedError
+    return Features(pooled=batch['text'] * params['encoder'][None])
 
 
 def reader_config(**changes):
   config = configs.base_config()
-  config.batch_size, config.num_steps, config.data.image_size = 8, 4, 8
-  config.data.train, config.data.text, config.data.text_length = 'digits:captions@train', 'bytes', 20
-  config.method, config.optim = spec(Reader, text=spec(Tower, vocab_size=259)), spec(Optimizer, name='sgd', warmup='0 steps')
+  config.batch_size, config.num_steps = 8, 4
+  config.data.train, config.data.test = 'digits:captions@train', 'digits:captions@test'
+  config.method = spec(Reader, rows=259, caption=spec(Text, length=20))
+  config.optim = spec(Sgd, warmup='0 steps')
   config.update_from_flattened_dict(changes)
   return config
 
 
-def test_the_loop_delivers_what_the_config_asks_for():
-  run = loop.prepare(reader_config())
+def test_the_run_delivers_what_the_method_asks_for():
+  run = prepare(reader_config())
   assert run.abstract_batch['text'].shape == (8, 20) and run.abstract_state.params['encoder'].shape == (20,)
-  with loop.train_batches(run, 2) as batches:
+  with train_batches(run, 2) as batches:
     batch = next(batches)
   wanted = {key: (a.shape, a.dtype) for key, a in run.abstract_batch.items()}
   assert {key: (a.shape, a.dtype) for key, a in batch.items() if key != 'wanted'} == wanted
-  assert {caption for row in batch['text'] if (caption := run.tokenize.decode(row))} <= {
-    form.format(name)[:18] for form in sources.CAPTIONS for name in (*sources.WORDS, *'0123456789')
+  tokenize = run.method.caption.tokenize
+  assert {caption for row in batch['text'] if (caption := tokenize.decode(row))} <= {
+    form.format(name)[:18] for form in digits_scheme.CAPTIONS for name in (*digits_scheme.WORDS, *'0123456789')
   }
-  shapes = loop.prepare_shapes(reader_config(**{'data.text': 'bpe'}), 1000)  # no vocabulary is needed for these
-  assert shapes.abstract_batch['text'].shape == (8, 20)
 
 
 @pytest.mark.parametrize(
   'changes, words_of_error',
   [
-    ({'data.text': ''}, 'Reader learns from captions: set config.data.text'),
-    ({'data.train': 'digits:@train'}, 'has a caption that can be used.*digits:captions@train'),
-    ({'data.text': 'byte'}, r"config\.data\.text='byte'.*bytes"),
-    ({'data.text_length': 2}, 'config.data.text_length=2 must be at least 3'),
-    ({'data.vocab': 'x.txt'}, 'read by config.data.text=bpe only'),
-    ({'data.text': 'bpe', 'data.vocab': '/nowhere/x'}, 'config.data.vocab=./nowhere/x'),
-    ({'method.text.vocab_size': 258}, 'vocab_size=258 is too small for the 259 tokens'),
+    ({'data.train': 'digits:@train'}, 'can be used as text.*no usable caption'),
+    ({'method.caption.tokenizer': 'byte'}, "config.method.caption.*tokenizer='byte' is none of 'bytes', 'bpe'"),
+    ({'method.caption.length': 2}, 'length=2 must be at least 3'),
+    ({'method.caption.vocab': 'x.txt'}, "read by tokenizer='bpe' only"),
+    ({'method.caption.tokenizer': 'bpe', 'method.caption.vocab': '/nowhere/x'}, '/nowhere/x'),
+    ({'method.rows': 258}, 'rows=258 is too small for the 259 tokens'),
   ],
 )
 def test_mistakes_are_told_before_anything_expensive(changes, words_of_error):
   with pytest.raises(UserError, match=words_of_error):
-    loop.prepare(reader_config(**changes))
-
-
-def test_shapes_alone_need_a_tokenizer_too():
-  with pytest.raises(UserError, match='Reader learns from captions'):
-    loop.prepare_shapes(reader_config(**{'data.text': ''}), 1000)
+    prepare(reader_config(**changes))

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sslax.data import pipeline, sources
+from sslax.data import host, pipeline, sources
 from sslax.errors import UserError
-from sslax.method import Crop
+from sslax.inputs.image import HostCrops
+from sslax.inputs.image import Image as ImageInput
+from sslax.ops.views import Crop
 
 CROPS = (Crop(2, 8), Crop(3, 4, area=(0.05, 0.4)))
 
@@ -44,9 +46,12 @@ class Toy:
     return np.random.default_rng(i).integers(0, 256, (10, 13, 3), dtype=np.uint8)
 
 
-def take(source, n, **how):
-  how = {'batch_size': 16, 'seed': 3, 'image_size': 8, 'threads': 2} | how
-  with pipeline.train_batches(source, **how) as batches:
+SMALL = {'image': ImageInput(8)}
+
+
+def take(source, n, inputs=SMALL, **how):
+  how = {'batch_size': 16, 'seed': 3, 'threads': 2} | how
+  with pipeline.train_batches(source, inputs, **how) as batches:
     return [next(batches) for _ in range(n)]
 
 
@@ -59,8 +64,8 @@ def same(a, b):
       np.testing.assert_array_equal(x[key], y[key], err_msg=key)
 
 
-HOST = {'crop_on': 'host', 'crops': CROPS}
-DEVICE = {'crop_on': 'device'}
+HOST = {'inputs': {'image': ImageInput(8, crop_on='host').of_views(CROPS)}}
+DEVICE = {'inputs': SMALL}
 
 
 @pytest.mark.parametrize('how', [DEVICE, HOST], ids=['device', 'host'])
@@ -83,7 +88,7 @@ def test_shapes_and_contents():
   np.testing.assert_array_equal(batch['label'], batch['index'] % 5)
   np.testing.assert_array_equal(batch['index'], batch['wanted'])
   for image, i in zip(batch['image'], batch['index'], strict=True):
-    np.testing.assert_array_equal(image, pipeline.host.resize_center_crop(Toy.pixels(i), 8, 8))
+    np.testing.assert_array_equal(image, host.resize_center_crop(Toy.pixels(i), 8, 8))
 
   (batch,) = take(Toy(40), 1, **HOST)
   assert {key: x.shape for key, x in batch.items() if x.ndim > 1} == {'crops': (16, 2, 8, 8, 3), 'crops_1': (16, 3, 4, 4, 3)}
@@ -123,7 +128,7 @@ def test_threads_and_prefetch_change_nothing(how):
 def test_workers_change_nothing_and_survive_signals(workers):
   how = {'start_step': 1, **HOST}
   whole = take(Toy(40, bad=[7]), 12, **how)
-  with pipeline.train_batches(Toy(40, bad=[7]), batch_size=16, seed=3, image_size=8, workers=workers, **how) as batches:
+  with pipeline.train_batches(Toy(40, bad=[7]), batch_size=16, seed=3, workers=workers, **how) as batches:
     got = [next(batches) for _ in range(2)]
     children = multiprocessing.active_children()
     assert len(children) >= workers
@@ -158,7 +163,7 @@ def test_large_data_is_not_cached(monkeypatch):
 
 def test_little_is_prepared_ahead():
   source = Toy(1000)
-  with pipeline.train_batches(source, batch_size=10, seed=0, image_size=8, threads=2, prefetch=3, cache=False) as batches:
+  with pipeline.train_batches(source, batch_size=10, seed=0, inputs=SMALL, threads=2, prefetch=3, cache=False) as batches:
     next(batches)
     time.sleep(0.3)
     assert len(source.reads) <= 10 * (1 + 3 + 1)
@@ -167,7 +172,7 @@ def test_little_is_prepared_ahead():
 def test_close_ends_the_threads():
   before = threading.active_count()
   for source in (Toy(40), Toy(40, bad=range(40))):
-    batches = pipeline.train_batches(source, batch_size=16, seed=0, image_size=8, threads=3)
+    batches = pipeline.train_batches(source, batch_size=16, seed=0, inputs=SMALL, threads=3)
     try:
       next(batches)
     except UserError:
@@ -212,8 +217,8 @@ def test_faults_of_the_program_are_not_taken_for_bad_records():
     ({'batch_size': 6, 'process_count': 4}, 'batch_size 6 does not divide by 4'),
     ({'batch_size': 41}, '40 records are less than one batch of 41'),
     ({'seed': -1}, 'seed -1'),
-    ({'crop_on': 'hots'}, "'hots'"),
-    ({'crop_on': 'host'}, 'asks for no crops'),
+    ({'inputs': {'image': ImageInput(8, crop_on='host')}}, 'asks for no crops'),
+    ({'inputs': {'image': ImageInput()}}, 'give Image a size'),
   ],
 )
 def test_mistakes_are_told(how, message):
@@ -222,21 +227,39 @@ def test_mistakes_are_told(how, message):
 
 
 def test_probe():
-  assert pipeline.probe(Toy(3)) == [(10, 13)] * 3
+  assert pipeline.probe(Toy(3), SMALL) == '10x13 pixels'
   source = Toy(1000, bad=range(999))
-  assert pipeline.probe(source, 5) == [(10, 13)]  # the last one is among those tried
-  assert source.reads == [0, 249, 499, 749, 999]
+  assert pipeline.probe(source, SMALL, 5) == '10x13 pixels'  # the last one is among those tried
+  assert sorted(set(source.reads)) == [0, 249, 499, 749, 999]
   with pytest.raises(UserError, match=r'not one of 16 .* toy/0.png: no JPEG.*; toy/\d+.png: the disk is gone; [^;]*$'):
-    pipeline.probe(Toy(1000, bad=range(1000), gone=range(1, 100)))
+    pipeline.probe(Toy(1000, bad=range(1000), gone=range(1, 100)), SMALL)
   with pytest.raises(UserError, match='not one of 2 .* 10'):
-    pipeline.probe(Toy(2), max_pixels=100)
+    pipeline.probe(Toy(2), {'image': ImageInput(8, max_pixels=100)})
   with pytest.raises(UserError, match='no record'):
-    pipeline.probe(Toy(0))
+    pipeline.probe(Toy(0), SMALL)
 
 
-def evaluate(source, **how):
-  how = {'batch_size': 8, 'image_size': 8, 'resize': 9, 'threads': 2} | how
-  with pipeline.eval_batches(source, **how) as batches:
+def test_what_a_decoder_raises_is_a_bad_record_whatever_it_is():
+  class Odd(ImageInput):
+    def decode(self, record):
+      if record['label'] == 3:
+        raise IndexError('beyond the end')
+      return super().decode(record)
+
+  (batch,) = take(Toy(40), 1, {'image': Odd(8)})
+  assert 3 not in batch['label'] and (batch['wanted'] % 5 == 3).any()
+  with pytest.raises(UserError, match='IndexError: beyond the end'):
+    take(Toy(4), 1, {'image': Always(8)}, batch_size=1)
+
+
+class Always(ImageInput):
+  def decode(self, record):
+    raise IndexError('beyond the end')
+
+
+def evaluate(source, inputs=None, **how):
+  how = {'batch_size': 8, 'threads': 2} | how
+  with pipeline.eval_batches(source, inputs or {'image': ImageInput(8, resize=9)}, **how) as batches:
     return list(batches), batches.bad
 
 
@@ -254,7 +277,7 @@ def test_eval_goes_through_everything_once_in_order():
   np.testing.assert_array_equal(x['mask'], np.arange(24) < 19)
   np.testing.assert_array_equal(x['label'], [*(i % 5 for i in range(19)), *[-1] * 5])
   for i in range(19):
-    np.testing.assert_array_equal(x['image'][i], pipeline.host.resize_center_crop(Toy.pixels(i), 9, 8))
+    np.testing.assert_array_equal(x['image'][i], host.resize_center_crop(Toy.pixels(i), 9, 8))
   assert (x['image'][19:] == 0).all()
   assert (evaluate(Toy(19, num_classes=0))[0][0]['label'] == -1).all()
 
@@ -274,10 +297,11 @@ def test_eval_processes_concatenate_to_one_global_batch():
     same(whole, [{key: np.concatenate([part[s][key] for part in parts]) for key in whole[0]} for s in range(3)])
 
 
-@pytest.mark.parametrize('how, message', [({'batch_size': 6, 'process_count': 4}, 'divide'), ({'resize': 7}, 'larger')])
-def test_eval_mistakes_are_told(how, message):
-  with pytest.raises(UserError, match=message):
-    evaluate(Toy(19), **how)
+def test_eval_mistakes_are_told():
+  with pytest.raises(UserError, match='divide'):
+    evaluate(Toy(19), batch_size=6, process_count=4)
+  with pytest.raises(ValueError, match='smaller than size'):
+    ImageInput(8, resize=7)
 
 
 def test_encoded_images_of_several_sizes():
@@ -297,8 +321,9 @@ def test_encoded_images_of_several_sizes():
 
 def test_real_sources(real_data):
   photos = sources.open_source(f'folder:{real_data}/imagenet_sample')
-  assert len(pipeline.probe(photos)) == 16
-  (batch,) = take(photos, 1, crop_on='host', crops=[Crop(2, 32, area=(0.9, 1.0), ratio=(0.5, 2.0))])
+  assert 'pixels' in pipeline.probe(photos, SMALL)
+  crops = (Crop(2, 32, area=(0.9, 1.0), ratio=(0.5, 2.0)),)
+  (batch,) = take(photos, 1, {'image': HostCrops(ImageInput(32), crops)})
   assert set(batch['label']) <= set(range(125)) and len(set(batch['index'])) == 16
   # crops of at least nine tenths of the same photo differ little; photos differ much
   small = batch['crops'].reshape(16, 2, 4, 8, 4, 8, 3).mean((3, 5)).reshape(16, 2, -1)
@@ -306,8 +331,8 @@ def test_real_sources(real_data):
   assert (distance.argmin(1) == np.arange(16)).all()
 
   cifar = sources.open_source(f'parquet:{real_data}/cifar10/test-*.parquet@[:64]')
-  train = take(cifar, 4, image_size=32)  # one epoch
-  batches, _ = evaluate(cifar, image_size=32, resize=32)
+  train = take(cifar, 4, {'image': ImageInput(32)})  # one epoch
+  batches, _ = evaluate(cifar, {'image': ImageInput(32)})
   image, label = (np.concatenate([batch[key] for batch in batches]) for key in ('image', 'label'))
   for batch in train:  # 32 pixels: untouched by both
     np.testing.assert_array_equal(batch['image'], image[batch['index']])

@@ -1,13 +1,13 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from methods import tiny
 from methods.battery import tiny_batch
 
-from sslax.evals.attention import attention_maps, patch_pca
+from sslax.evals.attention import attention_maps
+from sslax.evals.patches import patch_pca
 from sslax.method import Method
 from sslax.models import net
 
@@ -31,17 +31,17 @@ def made(encoder):
   method, image = OnlyEncoder(encoder), tiny_batch(4)['image']
   params, memory = method.init(jax.random.key(0), {'image': image})
   params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-  return method, params, memory, image
+  return method, params, memory, {'image': image}
 
 
 @pytest.mark.parametrize('class_token', [True, False])
 def test_attention_written_out(class_token):
-  method, params, memory, image = made(tiny.vit(depth=1, patch=4, class_token=class_token, pool='mean'))
-  maps = attention_maps(method, params, memory, image)
+  method, params, memory, batch = made(tiny.vit(depth=1, patch=4, class_token=class_token, pool='mean'))
+  maps = attention_maps(method, params, memory, batch)
   assert maps.shape == (4, 2, 4, 4)
   np.testing.assert_allclose(maps.sum((2, 3)), 1.0, rtol=1e-5)
   p = jax.tree.map(lambda x: np.asarray(x, np.float64), params['encoder'])
-  x = np.asarray(method.encoder.apply({'params': params['encoder']}, image / 255.0, method='embed'), np.float64)
+  x = np.asarray(method.encoder.apply({'params': params['encoder']}, batch['image'] / 255.0, method='embed'), np.float64)
   if class_token:
     x = np.concatenate([np.tile(p['cls'] + p['cls_position'], (4, 1, 1)), x], 1)
   block = p['blocks_0']
@@ -64,11 +64,8 @@ def test_nothing_to_see_is_none(encoder):
 def test_patch_pca_finds_the_directions():
   rng = np.random.default_rng(0)
   basis = np.linalg.qr(rng.standard_normal((20, 3)))[0]
-  strength = rng.uniform(0, 1, (5, 9, 3)) * [9, 3, 1]
-  tokens = np.concatenate([rng.standard_normal((5, 1, 20)), strength @ basis.T], 1)  # a class token in front
-  colours = patch_pca(tokens)
-  assert colours.shape == (5, 3, 3, 3) and colours.min() == 0 and colours.max() == 1
+  strength = rng.uniform(0, 1, (5, 2, 4, 3)) * [9, 3, 1]
+  colours = patch_pca(strength @ basis.T)
+  assert colours.shape == (5, 2, 4, 3) and colours.min() == 0 and colours.max() == 1
   for c in range(3):
     assert abs(np.corrcoef(colours[..., c].ravel(), strength[..., c].ravel())[0, 1]) > 0.9
-  with pytest.raises(ValueError, match='square grid'):
-    patch_pca(jnp.zeros((2, 7, 4)))

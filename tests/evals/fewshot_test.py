@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sslax import errors
-from sslax.evals import fewshot, linear
+from sslax.evals import fewshot, logistic
 
 
 def task(noise=1.0, n=300, d=8, c=4, seed=0):
@@ -85,15 +85,8 @@ def test_ridge_is_the_eigh_solution_of_big_vision(n):
 def test_logistic_is_linear_fit(data):
   x, y, test_x, _ = data
   np.testing.assert_array_equal(
-    fewshot._logistic(x[:16], y[:16], test_x, 4), linear.fit(x[:16], y[:16], 4, l2=1.0).rank(test_x)[:, 0]
+    fewshot._logistic(x[:16], y[:16], test_x, 4), logistic.fit(x[:16], y[:16], 4, l2=1.0).rank(test_x)[:, 0]
   )
-
-
-def test_paired_drops_what_the_draws_share():
-  rng = np.random.default_rng(0)
-  draw, noise = rng.normal(size=50), rng.normal(size=50) / 100
-  mean, stderr = fewshot.paired(draw + 0.1 + noise, draw)
-  assert mean == pytest.approx(0.1 + noise.mean()) and stderr == pytest.approx(noise.std(ddof=1) / 50**0.5)
 
 
 def test_refuses(data):
@@ -103,5 +96,3 @@ def test_refuses(data):
     fewshot.low_shot(*data, num_classes=4, classifier='centriod')
   with pytest.raises(errors.UserError, match='2 draws'):
     fewshot.low_shot(*data, num_classes=4, draws=1)
-  with pytest.raises(errors.UserError, match='same draws'):
-    fewshot.paired([1, 2], [1, 2, 3])

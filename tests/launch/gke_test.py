@@ -20,10 +20,17 @@ RENDER, XPK = ROOT / 'launch' / 'gke' / 'render.py', ROOT / 'launch' / 'gke' / '
 
 @pytest.fixture(scope='module')
 def render():
-  spec = importlib.util.spec_from_file_location('gke_render', RENDER)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(RENDER.parent)  # as Python does for a script
+    spec = importlib.util.spec_from_file_location('gke_render', RENDER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
   return module
+
+
+@pytest.fixture(scope='module')
+def outcome(render):
+  return sys.modules[render.problems.__module__].outcome
 
 
 def jobset(render, **changes):
@@ -62,11 +69,11 @@ def test_every_slice_passes_the_rules(render):
     assert render.problems(jobset(render, slice_type=slice_type, spot=True, queue='q', env={'A': 'b'})) == []
 
 
-def test_what_each_end_leads_to(render):
+def test_what_each_end_leads_to(render, outcome):
   good = jobset(render)
-  assert [render.outcome(good, code) for code in (2, 3)] == ['FailJobSet'] * 2
-  assert render.outcome(good, 42) == render.outcome(good, 143, disrupted=True) == 'RestartJobSetAndIgnoreMaxRestarts'
-  assert {render.outcome(good, code) for code in (1, 7, 134, 137, 139, 170)} == {'RestartJobSet'}
+  assert [outcome(good, code) for code in (2, 3)] == ['FailJobSet'] * 2
+  assert outcome(good, 42) == outcome(good, 143, disrupted=True) == 'RestartJobSetAndIgnoreMaxRestarts'
+  assert {outcome(good, code) for code in (1, 7, 134, 137, 139, 170)} == {'RestartJobSet'}
 
 
 # Mutations: 'the rule that must say it: what is wrong'. Schemas know of a few of them only.
@@ -281,7 +288,7 @@ def test_the_commands_of_the_page(render, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('slice_type', ['v5litepod-16', 'v6e-8', 'v5p-16'])
-def test_xpk_accepts_and_agrees(render, slice_type, tmp_path):
+def test_xpk_accepts_and_agrees(render, outcome, slice_type, tmp_path):
   """xpk's dry run takes our arguments, has the same hosts and chips, and its shell lets Python save and keeps its exit code."""
   if shutil.which('xpk') is None:
     pytest.skip('xpk is not installed')
@@ -298,7 +305,7 @@ def test_xpk_accepts_and_agrees(render, slice_type, tmp_path):
     assert _pod(ours)['nodeSelector'][label] == value
   container = _pod(theirs)['containers'][0]
   assert container['resources']['limits'] == _pod(ours)['containers'][0]['resources']['limits']
-  actions = [render.outcome(theirs, code) for code in (42, 170, 137, 2, 3)]
+  actions = [outcome(theirs, code) for code in (42, 170, 137, 2, 3)]
   assert actions == ['RestartJobSet'] * 3 + ['FailJobSet'] * 2
 
   (tmp_path / 'python').write_text(

@@ -9,6 +9,7 @@ import time
 from launch import fake_gcloud
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+RUN = ('--run_id=r1', '--workdir=/shared/r1', '--', '--config=configs/simclr.py:digits', '--config.seed=1')
 
 # What the pretended training does is the next line of plan.HOST, or of plan (the last is for ever): an exit code, hang (42 at
 # SIGTERM), deaf, or preempt.
@@ -29,9 +30,19 @@ case "${plan[0]}" in
 esac
 """
 
-# Time as launch/tpu sees it: a sleep moves it on at once.
-SLEEP = """#!/bin/bash
-read -r now <"$BOX/clock"; echo $((now + $1)) >"$BOX/clock"; exec /bin/sleep 0.03
+# Time as launch/tpu sees it, whose Python imports this first: a sleep moves it on at once. The little waits of `subprocess` stay.
+CLOCK = """import os, pathlib, threading, time
+
+clock, sleep = pathlib.Path(os.environ['BOX'], 'clock'), time.sleep
+
+def moved(seconds):
+  if seconds > 0.1:
+    new = clock.with_name(f'clock.{threading.get_native_id()}')
+    new.write_text(f'{float(clock.read_text()) + seconds:.0f}\\n')
+    new.replace(clock)
+  sleep(min(seconds, 0.03))
+
+time.time, time.sleep = lambda: float(clock.read_text()), moved
 """
 DATE = """#!/bin/bash
 [ "$*" = +%s ] || exec /bin/date "$@"
@@ -65,9 +76,9 @@ class Box:
     for words in (('init', '-q'), ('add', '-A')):
       subprocess.run(['git', *words], cwd=self.project, check=True)
     fake_gcloud.install(folder / 'bin')
+    self.site = folder / 'site'
     if not real_time:
-      script(folder / 'bin' / 'sleep', SLEEP)
-      script(folder / 'bin' / 'date', DATE)
+      script(self.site / 'sitecustomize.py', CLOCK)
     self.python = python or script(folder / 'venv' / 'bin' / 'python', PYTHON).parents[1]
     (folder / 'clock').write_text('1000\n')
     self.plan('hang')
@@ -80,7 +91,8 @@ class Box:
   def environment(self, **more):
     env = {k: v for k, v in os.environ.items() if not k.startswith(('SSLAX_', 'CLOUDSDK_', 'JAX_', 'XLA_'))}
     ours = {'BOX': self.folder, 'FAKE_GCLOUD': self.cloud.port, 'SSLAX_HOME': self.home}
-    return {**env, **{k: str(v) for k, v in ours.items()}, 'PATH': f'{self.folder / "bin"}:{env["PATH"]}', **more}
+    ours |= {'PATH': f'{self.folder / "bin"}:{env["PATH"]}', 'PYTHONPATH': self.site}
+    return {**env, **{k: str(v) for k, v in ours.items()}, **more}
 
   def start(self, *args, **more):
     return subprocess.Popen(

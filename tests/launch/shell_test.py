@@ -11,7 +11,7 @@ import sys
 import pytest
 from launch.pod import ROOT
 
-SCRIPTS = sorted([ROOT / 'launch' / 'tpu', *ROOT.glob('launch/lib/*.sh')])
+SCRIPTS = sorted([*ROOT.glob('launch/lib/*.sh'), *ROOT.glob('launch/gke/*.sh')])
 PRESETS = sorted(ROOT.glob('launch/env/*.env'))
 
 

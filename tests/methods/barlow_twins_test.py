@@ -16,8 +16,8 @@ class TestBarlowTwins(Battery):
   def make(self):
     return tiny_barlow()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_barlow(encoder=tiny.vit(pool='mean'), head=tiny.head(norm='none', final_bias=False), microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_barlow(encoder=tiny.vit(pool='mean'), head=tiny.head(norm='none', final_bias=False))
 
   def test_loss_written_out(self, trainer, trained):
     """Equations 1 and 2 in float64 on the views of the first step."""

@@ -14,6 +14,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sslax.method import Facts, settled
+from sslax.models import net
 from sslax.ops import fsdp as fsdp_rule
 from sslax.run.checkpoint import Checkpointer, state_hash
 from sslax.run.sharding import state_sharding
@@ -39,18 +41,23 @@ class Trainer:
   """init and step of a method on some devices; `run` returns the state and the metrics of each step.
 
   fsdp: devices that the weights are split over.
+  microbatches: pieces that the networks run in.
   """
 
-  def __init__(self, method, devices=1, batch=None, fsdp=1):
-    self.method, self.mesh = method, mesh_of(devices, fsdp)
+  def __init__(self, method, devices=1, batch=None, fsdp=1, microbatches=1):
+    batch = tiny_batch() if batch is None else batch
+    rows, classes = len(batch['index']), 1 + int(max(batch['label'], default=0))
+    self.method = settled(method, Facts(rows, 100, 10.0, 10 * rows, classes))
+    self.mesh = mesh_of(devices, fsdp)
     self.tx = optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(0.05, momentum=0.9))
     self.rows, self.state = NamedSharding(self.mesh, P(('data', 'fsdp'))), NamedSharding(self.mesh, P())
-    self.batch = self.place(tiny_batch() if batch is None else batch)
-    init = functools.partial(init_state, method, self.tx, SEED)
+    self.batch = self.place(batch)
+    init = functools.partial(init_state, self.method, self.tx, SEED)
     if fsdp > 1:
-      self.state = state_sharding(self.mesh, jax.eval_shape(init, self.batch))
+      abstract = jax.eval_shape(init, self.batch)
+      self.state = state_sharding(self.mesh, abstract, net.groups(self.method.modules, abstract.params))
     self.init = jax.jit(init, out_shardings=self.state)
-    self.step = jit_step(method, self.tx, SEED, self.state, self.rows)
+    self.step = jit_step(self.method, self.tx, SEED, self.state, self.rows, microbatches)
 
   def place(self, batch):
     return jax.device_put(batch, self.rows)
@@ -119,7 +126,7 @@ class ShortBattery:
     assert [path for path in stuck if not path.startswith(prefixes or '-')] == []
     assert all(any(path.startswith(prefix) for path in stuck) for prefix in prefixes), 'declared frozen, but it moves'
 
-  def make_without_batchnorm(self, microbatches=1):
+  def make_without_batchnorm(self):
     """For check 8; None where the method cannot do without."""
     return None
 
@@ -127,11 +134,11 @@ class ShortBattery:
   def test_8_eight_devices_or_microbatches_and_split_weights_are_one_device(self, monkeypatch):
     """Loss and parameters after four steps; pytest -s shows by how much they differ."""
     monkeypatch.setattr(fsdp_rule, 'MIN_SHARDED_SIZE', 64)  # or these networks would not be split at all
-    whole, parts = self.make_without_batchnorm(), self.make_without_batchnorm(microbatches=4)
-    if whole is None:
+    method, batch = self.make_without_batchnorm(), self.batch()
+    if method is None:
       return  # said by make_without_batchnorm
-    batch = self.batch()
-    one, eight, split = Trainer(whole, 1, batch), Trainer(whole, 8, batch), Trainer(parts, 2, batch, fsdp=2)
+    one, eight = Trainer(method, 1, batch), Trainer(method, 8, batch)
+    split = Trainer(method, 2, batch, fsdp=2, microbatches=4)
     start = jax.tree.map(np.asarray, one.init(one.batch))
     state, history = one.run(4, one.put(start))
     differ = []
@@ -185,17 +192,25 @@ class Battery(ShortBattery):
       'labels changed the parameters' if not same else 'declared uses_labels, but labels change nothing'
     )
 
+  def evaluation_batch(self, seed=0):
+    """The arrays of a batch as `features` takes them."""
+    batch, arrays = self.batch(seed), {}
+    for value in self.make().inputs().values():
+      arrays |= value.evaluated(batch)
+    return arrays
+
   def test_7_features(self, trainer, trained):
     _, last, _ = trained
     features = jax.jit(trainer.method.features)
-    batch = {'image': tiny_batch(self.rows)['image']}
+    batch = self.evaluation_batch()
     out = features(last.params, last.memory, batch)
-    assert out['pooled'].shape[0] == self.rows and out['pooled'].ndim == 2 and out['pooled'].dtype == jnp.float32
-    assert np.isfinite(out['pooled']).all()
-    others = np.concatenate([batch['image'][:4], 255 - batch['image'][4:]])  # batch statistics would change with the other rows
-    same = features(last.params, last.memory, {'image': others})['pooled'][:4]
-    np.testing.assert_allclose(same, out['pooled'][:4], rtol=1e-5, atol=1e-5, err_msg='rows depend on each other')
-    assert np.ptp(np.asarray(out['pooled']), axis=0).max() > 1e-3, 'all images have the same features'
+    assert out.pooled.shape[0] == self.rows and out.pooled.ndim == 2 and out.pooled.dtype == jnp.float32
+    assert np.isfinite(out.pooled).all()
+    other = self.evaluation_batch(seed=1)  # batch statistics would change with the other rows
+    mixed = {key: np.concatenate([x[:4], other[key][4:]]) for key, x in batch.items()}
+    same = features(last.params, last.memory, mixed).pooled[:4]
+    np.testing.assert_allclose(same, out.pooled[:4], rtol=1e-5, atol=1e-5, err_msg='rows depend on each other')
+    assert np.ptp(np.asarray(out.pooled), axis=0).max() > 1e-3, 'all examples have the same features'
 
 
 def still(first, last):

@@ -19,8 +19,8 @@ class TestBYOL(Battery):
   def make(self):
     return tiny_byol()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_byol(encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'), microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_byol(encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'))
 
   def test_loss_target_and_schedule_written_out(self, trainer):
     """Equation 2 both ways on the views of the first step; the target is another network and follows the updated parameters."""

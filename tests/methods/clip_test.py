@@ -8,22 +8,27 @@ from losses.image_text_test import slow_clip
 from methods import tiny
 from methods.battery import Battery, ShortBattery, still, tiny_batch
 
+from sslax.errors import UserError
+from sslax.inputs.text import Text
 from sslax.methods.clip import CLIP
 from sslax.methods.online_probe import OnlineProbe
 from sslax.models.mlp import MLP, Identity
 from sslax.models.resnet_clip import ModifiedResNet
 from sslax.models.text import TextTransformer
 
+CAPTION = Text('bytes', 8)
 HEAD = MLP((8,), final_bias=False, kernel_init='normal_0.25')
 
 
 def text(**changes):
-  return TextTransformer(**{**dict(width=16, depth=1, heads=2, vocab_size=20, length=8), **changes})
+  return TextTransformer(**{**dict(width=16, depth=1, heads=2, vocab_size=259, length=8), **changes})
 
 
 def tiny_clip(**changes):
   vit = tiny.vit(pre_norm=True, patch_bias=False, weight_init='clip', activation='quick_gelu')
-  return CLIP(**{**dict(encoder=vit, text=text(), augment=tiny.ONE, head=HEAD, text_head=HEAD), **changes})
+  return CLIP(
+    **{**dict(encoder=vit, text=text(), augment=tiny.ONE, head=HEAD, text_head=HEAD, caption=Text('bytes', 8)), **changes}
+  )
 
 
 def captions(rows=16, seed=0):
@@ -46,8 +51,8 @@ class TestCLIP(Captioned, Battery):
   def make(self):
     return tiny_clip()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_clip(microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_clip()
 
   def test_the_first_loss_written_out(self, trainer, trained):
     """The first step's loss from the features of what it saw, in float64; the metrics beside it."""
@@ -58,7 +63,7 @@ class TestCLIP(Captioned, Battery):
     np.testing.assert_array_equal(views['text'], batch['text'])
     seen = {'image': np.asarray(views['image'][:, 0]), 'text': views['text']}
     out = jax.jit(method.features)(first.params, first.memory, seen)
-    image, texts = np.float64(out['embedding']), np.float64(out['text_embedding'])
+    image, texts = np.float64(out.embedding), np.float64(out.text_embedding)
     np.testing.assert_allclose([np.linalg.norm(image, axis=1), np.linalg.norm(texts, axis=1)], 1, rtol=1e-5)
     np.testing.assert_allclose(history[0]['loss'], slow_clip(image, texts, 1 / 0.07), rtol=1e-5)
     np.testing.assert_allclose(history[0]['scale'], 1 / 0.07, rtol=1e-6)
@@ -68,12 +73,13 @@ class TestCLIP(Captioned, Battery):
 
   def test_features_of_images_of_texts_and_of_both(self, trainer, trained):
     _, last, _ = trained
-    shapes = lambda *keys: {
-      key: a.shape
-      for key, a in jax.eval_shape(trainer.method.features, last.params, last.memory, {k: self.batch()[k] for k in keys}).items()
-    }
+    def shapes(*keys):
+      batch = {key: self.batch()[key] for key in keys}
+      out = jax.eval_shape(trainer.method.features, last.params, last.memory, batch)
+      return {key: a.shape for key, a in out.named().items()}
+
     assert shapes('text') == {'text_embedding': (16, 8)}
-    assert shapes('image') == {'pooled': (16, 16), 'tokens': (16, 5, 16), 'embedding': (16, 8)}
+    assert shapes('image') == {'pooled': (16, 16), 'tokens': (16, 2, 2, 16), 'embedding': (16, 8)}
     assert shapes('image', 'text') == shapes('image') | shapes('text')
 
   def test_the_scale_stays_in_its_bounds(self, trainer, trained):
@@ -114,10 +120,13 @@ class TestLiT(Captioned, ShortBattery):
     assert tiny_clip().grafts() == ()
 
 
-def test_no_captions_no_run():
+def test_images_and_captions_are_wanted_and_the_probe_sees_the_images():
   for method in (tiny_clip(), OnlineProbe(tiny_clip(), num_classes=4)):
-    with pytest.raises(ValueError, match='config.data.text'):
-      jax.eval_shape(lambda b, m=method: m.init(jax.random.key(0), m.views(jax.random.key(0), b)), tiny_batch())
+    assert list(method.inputs()) == ['image', 'text'] and method.feature_inputs('pooled') == ('image',)
+    assert method.feature_inputs('text_embedding') == ('text',)
+  with pytest.raises(UserError, match='vocab_size=258 is too small for the 259 tokens'):
+    views = {'image': np.zeros((1, 1, 16, 16, 3), np.float32), 'text': captions(1)}
+    jax.eval_shape(lambda: tiny_clip(text=text(vocab_size=258)).init(jax.random.key(0), views))
 
 
 def test_two_spaces_are_refused():

@@ -28,8 +28,8 @@ class TestDINO(Battery):
   def make(self):
     return tiny_dino()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_dino(encoder=tiny.vit(), microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_dino(encoder=tiny.vit())
 
 
 class TestDINOSinkhornResNet(ShortBattery):
@@ -63,7 +63,7 @@ def test_teacher_centre_and_temperature_written_out():
 
     def logits(params, groups, stats=before.memory['stats']):
       outs, _ = branch.apply_crops(method.modules, params, stats, groups, train=True, rng=jax.random.key(0))
-      return np.moveaxis(np.asarray(outs['prototypes']['pooled'], np.float64), 1, 0)
+      return np.moveaxis(np.asarray(outs['prototypes'].scores, np.float64), 1, 0)
 
     s, t = logits(before.params, views), logits(before.memory['target'], views[:1])
     assert (len(s), len(t)) == (4, 2)
@@ -92,9 +92,9 @@ def test_features_are_the_teachers_and_see_no_drop_path():
   method = tiny_dino(encoder=tiny.vit(drop_path=0.5))
   state, _ = Trainer(method).run(1)
   image = {'image': tiny_batch()['image']}
-  teacher = method.features(state.params, state.memory, image)['pooled']
+  teacher = method.features(state.params, state.memory, image).pooled
   nobody = jax.tree.map(np.zeros_like, state.params)
-  np.testing.assert_array_equal(method.features(nobody, state.memory, image)['pooled'], teacher)
+  np.testing.assert_array_equal(method.features(nobody, state.memory, image).pooled, teacher)
   assert method.teacher_modules['encoder'].drop_path == 0 and method.modules['encoder'].drop_path == 0.5
 
 

@@ -39,9 +39,9 @@ class TestDistill(Battery):
   def make(self):
     return tiny()
 
-  def make_without_batchnorm(self, microbatches=1):
+  def make_without_batchnorm(self):
     vit = ViT(width=16, depth=1, heads=2, patch=8)
-    fields = dict(teacher_neck=MLP(features=(12,), final_activation=True), microbatches=microbatches)
+    fields = dict(teacher_neck=MLP(features=(12,), final_activation=True))
     return tiny(encoder=vit, teacher_encoder=vit, **fields)
 
   def test_student_learns_what_the_teacher_says(self):
@@ -56,7 +56,7 @@ class TestDistill(Battery):
     state = trainer.init(trainer.batch)
     memory = dict(state.memory, teacher_stats=jax.tree.map(lambda s: s * 1.5 + 0.1, state.memory['teacher_stats']))
     views = jax.jit(method.views)(jax.random.key(SEED), trainer.batch)
-    x = branch.rows(views['image'])
+    x = branch.flatten_views(views['image'])
     s = branch.apply(method.modules, state.params, memory['stats'], x, train=True)[0]['classifier']
     t = branch.apply(method.teacher_modules, memory['teacher'], memory['teacher_stats'], x, train=False)[0]['classifier']
     s, t = np.asarray(s, np.float64) / 0.5, np.asarray(t, np.float64) / 0.5
@@ -75,7 +75,9 @@ def test_labels_have_their_share():
   state = trainer.init(trainer.batch)
   views = jax.jit(half.views)(jax.random.key(SEED), trainer.batch)
   of = lambda method: float(jax.jit(method.loss)(state.params, state.memory, views, jax.random.key(0), jnp.int32(0))[0])
-  s = branch.apply(half.modules, state.params, state.memory['stats'], branch.rows(views['image']), train=True)[0]['classifier']
+  s = branch.apply(half.modules, state.params, state.memory['stats'], branch.flatten_views(views['image']), train=True)[0][
+    'classifier'
+  ]
   log_p = np.log(softmax(np.asarray(s, np.float64)))
   cross_entropy = -np.mean([log_p[i, batch['label'][i]] for i in range(4, 16)])
   whole = of(dataclasses.replace(half, alpha=1.0))

@@ -24,9 +24,9 @@ class TestFastSiam(Battery):
   def make(self):
     return tiny_fastsiam()
 
-  def make_without_batchnorm(self, microbatches=1):
+  def make_without_batchnorm(self):
     plain = tiny.head(norm='none')
-    return tiny_fastsiam(encoder=tiny.vit(), head=plain, predictor=plain, microbatches=microbatches)
+    return tiny_fastsiam(encoder=tiny.vit(), head=plain, predictor=plain)
 
   def test_loss_written_out(self, trainer, trained):
     """Each prediction against the mean of the other two projections, in float64, on the views of the first step."""

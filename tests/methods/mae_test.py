@@ -30,8 +30,8 @@ class TestMAE(Battery):
   def make(self):
     return tiny_mae()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_mae(microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_mae()
 
   def test_pictures(self, trainer, trained):
     """What is pasted is the image where patches are visible, and the prediction with the patch's mean and variance elsewhere."""

@@ -21,14 +21,14 @@ class TestMargin(Battery):
   def make(self):
     return tiny_metric(objective='margin', margin=1.0)
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_metric(encoder=tiny.vit(), objective='margin', margin=1.0, microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_metric(encoder=tiny.vit(), objective='margin', margin=1.0)
 
   def test_loss_written_out(self, trainer, trained):
     """Half the squared distance of positives, half the squared shortfall of the distance of negatives, each averaged."""
     first, _, history = trained
     out, _ = jax.jit(lambda v: branch.apply(trainer.method.modules, first.params, first.memory['stats'], v, train=True))(
-      branch.rows(first_views(trainer.method))
+      branch.flatten_views(first_views(trainer.method))
     )
     z = np.asarray(out['head'], np.float64)
     z /= np.linalg.norm(z, axis=1, keepdims=True)

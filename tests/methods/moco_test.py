@@ -9,8 +9,8 @@ from methods.battery import Battery, ShortBattery, Trainer, tiny_batch
 from sslax.methods.moco import MoCo
 from sslax.models import branch
 from sslax.models.norm import BatchNorm
-from sslax.ops.schedules import Ramp
 from sslax.ops.normalize import l2_normalize
+from sslax.ops.schedules import Ramp
 
 
 def tiny_moco(**changes):
@@ -22,8 +22,8 @@ class TestMoCo(Battery):
   def make(self):
     return tiny_moco()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_moco(encoder=tiny.vit(), microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_moco(encoder=tiny.vit())
 
   def test_loss_and_queue_written_out(self, trainer):
     """Equation 1 in float64 on the real views of the first step; the keys of the target enter the queue, and nothing else."""

@@ -23,10 +23,8 @@ class TestMoCoV3(Battery):
   def make(self):
     return tiny_moco_v3()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_moco_v3(
-      encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'), microbatches=microbatches
-    )
+  def make_without_batchnorm(self):
+    return tiny_moco_v3(encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'))
 
   def test_loss_and_momentum_written_out(self, trainer):
     """2 T (ctr(q1, k2) + ctr(q2, k1)) in float64; the average moves with the momentum of the step about to start."""

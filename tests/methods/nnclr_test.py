@@ -19,10 +19,8 @@ class TestNNCLR(Battery):
   def make(self):
     return tiny_nnclr()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_nnclr(
-      encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'), microbatches=microbatches
-    )
+  def make_without_batchnorm(self):
+    return tiny_nnclr(encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'))
 
   def test_loss_and_queue_written_out(self, trainer):
     """Each projection is replaced by its nearest neighbour of the queue, which then takes the first view's projections."""

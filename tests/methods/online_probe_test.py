@@ -37,7 +37,7 @@ class TestOnlineProbe(Battery):
     assert history[0]['probe_accuracy'] < 0.6 and history[0]['probe_loss'] == pytest.approx(np.log(4), rel=1e-4)
     assert history[-1]['probe_accuracy'] > 0.9
     logits = OnlineProbe(inner=tiny_byol(), num_classes=4).features(state.params, state.memory, {'image': colours()['image']})
-    assert np.mean(np.argmax(logits['logits'], 1) == colours()['label']) > 0.9
+    assert np.mean(np.argmax(logits.logits, 1) == colours()['label']) > 0.9
 
 
 def test_wrappers_nest_and_declare_what_the_inner_one_does():

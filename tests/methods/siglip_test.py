@@ -4,22 +4,22 @@ import pytest
 from losses.image_text_test import slow_siglip
 from methods import tiny
 from methods.battery import ShortBattery
-from methods.clip_test import HEAD, Captioned, text
+from methods.clip_test import CAPTION, HEAD, Captioned, text
 
 from sslax.methods.siglip import SigLIP
 
 
 def tiny_siglip(**changes):
   fields = dict(encoder=tiny.vit(pool='mean'), text=text(causal=False, pool='last', weight_init='mae'), augment=tiny.ONE)
-  return SigLIP(**{**fields, 'head': HEAD, 'text_head': HEAD, **changes})
+  return SigLIP(**{**fields, 'head': HEAD, 'text_head': HEAD, 'caption': CAPTION, **changes})
 
 
 class TestSigLIP(Captioned, ShortBattery):
   def make(self):
     return tiny_siglip()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_siglip(microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_siglip()
 
   def test_the_first_loss_written_out(self, trainer, trained):
     first, _, history = trained
@@ -28,7 +28,7 @@ class TestSigLIP(Captioned, ShortBattery):
     views = jax.jit(method.views)(views_rng, batch)
     seen = {'image': np.asarray(views['image'][:, 0]), 'text': views['text']}
     out = jax.jit(method.features)(first.params, first.memory, seen)
-    slow = slow_siglip(np.float64(out['embedding']), np.float64(out['text_embedding']), 10.0, -10.0)
+    slow = slow_siglip(np.float64(out.embedding), np.float64(out.text_embedding), 10.0, -10.0)
     np.testing.assert_allclose(history[0]['loss'], slow, rtol=1e-5)
     np.testing.assert_allclose([history[0]['scale'], history[0]['bias']], [10.0, -10.0], rtol=1e-6)
 

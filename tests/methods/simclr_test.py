@@ -28,9 +28,9 @@ class TestSimCLR(Battery):
   def make(self):
     return tiny_simclr()
 
-  def make_without_batchnorm(self, microbatches=1):
+  def make_without_batchnorm(self):
     encoder = ViT(width=16, depth=1, heads=2, patch=8)
-    return tiny_simclr(encoder=encoder, head=MLP(features=(16, 8), norm='none'), microbatches=microbatches)
+    return tiny_simclr(encoder=encoder, head=MLP(features=(16, 8), norm='none'))
 
   def test_loss_is_the_papers_formula(self, trainer, trained):
     """Equation 1 written out in float64, on the projections of the real views of the first step."""

@@ -17,10 +17,10 @@ def tiny_simmim(**changes):
 
 class TestSimMIM(ShortBattery):
   def make(self):
-    return tiny_simmim(microbatches=2)  # the mask token is closed over
+    return tiny_simmim()  # the mask token is closed over
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_simmim(microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_simmim()
 
   def test_the_first_loss_written_out(self, trainer, trained):
     """Equation 1 in float64, pixel by pixel, with 8-pixel units of which 3 of 4 are removed."""

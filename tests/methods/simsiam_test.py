@@ -21,10 +21,8 @@ class TestSimSiam(Battery):
   def make(self):
     return tiny_simsiam()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_simsiam(
-      encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'), microbatches=microbatches
-    )
+  def make_without_batchnorm(self):
+    return tiny_simsiam(encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'))
 
   def test_loss_and_stop_gradient_written_out(self, trainer, trained):
     """Equation 2 on the views of the first step; the gradient is that of predictions against constants."""

@@ -12,5 +12,5 @@ class TestSupCon(Battery):
   def make(self):
     return tiny_supcon()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_supcon(encoder=tiny.vit(), microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_supcon(encoder=tiny.vit())

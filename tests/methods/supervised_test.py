@@ -45,9 +45,9 @@ class TestSupervised(Battery):
   def make(self):
     return tiny()
 
-  def make_without_batchnorm(self, microbatches=1):
+  def make_without_batchnorm(self):
     encoder = ViT(width=16, depth=1, heads=2, patch=8)
-    return tiny(encoder=encoder, neck=MLP(features=(12,), final_activation=True), microbatches=microbatches)
+    return tiny(encoder=encoder, neck=MLP(features=(12,), final_activation=True))
 
   def test_learns(self):
     method = tiny()
@@ -55,7 +55,7 @@ class TestSupervised(Battery):
     state, history = trainer.run(60)
     assert abs(history[0]['loss'] - np.log(4)) < 0.7
     assert np.mean([m['accuracy'] for m in history[-5:]]) > 0.9
-    logits = jax.jit(method.features)(state.params, state.memory, {'image': trainer.batch['image']})['logits']
+    logits = jax.jit(method.features)(state.params, state.memory, {'image': trainer.batch['image']}).logits
     assert np.mean(np.asarray(logits).argmax(1) == trainer.batch['label']) > 0.8  # and evaluation mode agrees
 
 
@@ -81,7 +81,7 @@ def test_loss_is_the_mean_over_labelled_rows():
   method = tiny(**fields, augment=whole, label_smoothing=0.2)
   params, memory, views = state_and_views(method, batch)
   loss, metrics = loss_of(method, params, memory, views, jax.random.key(0))
-  logits = np.asarray(jax.jit(method.features)(params, memory, {'image': views['image'][:, 0]})['logits'], np.float64)
+  logits = np.asarray(jax.jit(method.features)(params, memory, {'image': views['image'][:, 0]}).logits, np.float64)
   log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
   known = batch['label'] >= 0
   rows = [-(0.8 * log_p[i, label] + 0.2 * log_p[i].mean()) for i, label in enumerate(batch['label']) if label >= 0]
@@ -98,7 +98,7 @@ def test_mixing_changes_images_and_targets():
   rngs = [jax.random.key(i) for i in range(3)]
   assert len({float(loss_of(plain, params, memory, views, rng)[0]) for rng in rngs}) == 1
   assert len({float(loss_of(mixed, params, memory, views, rng)[0]) for rng in rngs}) == 3
-  x, y = mix(jax.random.split(rngs[0])[0], branch.rows(views['image']), mixed.targets(views['label']), 1.0, 0.0)
+  x, y = mix(jax.random.split(rngs[0])[0], branch.flatten_views(views['image']), mixed.targets(views['label']), 1.0, 0.0)
   logits = branch.apply(mixed.modules, params, memory['stats'], x, train=True)[0]['classifier']
   expected = -jnp.mean(jnp.sum(y * jax.nn.log_softmax(logits), 1))
   np.testing.assert_allclose(loss_of(mixed, params, memory, views, rngs[0])[0], expected, rtol=1e-5)

@@ -28,8 +28,8 @@ class TestSwAV(Battery):
   def make(self):
     return tiny_swav()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_swav(encoder=tiny.vit(), head=tiny.head(norm='none'), microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_swav(encoder=tiny.vit(), head=tiny.head(norm='none'))
 
   def test_loss_written_out(self, trainer, trained):
     """Codes by Sinkhorn of the two large crops, predicted from every other crop; the queue is empty and takes no part."""
@@ -37,7 +37,7 @@ class TestSwAV(Battery):
     outs, _ = jax.jit(lambda v: branch.apply_crops(trainer.method.modules, first.params, first.memory['stats'], v, train=True))(
       first_views(trainer.method)
     )
-    scores = np.moveaxis(np.asarray(outs['prototypes']['pooled'], np.float64), 1, 0)
+    scores = np.moveaxis(np.asarray(outs['prototypes'].scores, np.float64), 1, 0)
     log_p = scores / 0.1 - np.log(np.exp(scores / 0.1).sum(-1, keepdims=True))
     loss = []
     for a in range(2):

@@ -16,8 +16,8 @@ class TestVICReg(Battery):
   def make(self):
     return tiny_vicreg()
 
-  def make_without_batchnorm(self, microbatches=1):
-    return tiny_vicreg(encoder=tiny.vit(pool='mean'), head=tiny.head(norm='none', final_bias=False), microbatches=microbatches)
+  def make_without_batchnorm(self):
+    return tiny_vicreg(encoder=tiny.vit(pool='mean'), head=tiny.head(norm='none', final_bias=False))
 
   def test_loss_written_out(self, trainer, trained):
     """Equations 1 to 6 in float64 on the views of the first step, and the terms among the metrics."""

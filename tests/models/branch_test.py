@@ -18,8 +18,8 @@ def test_a_branch_is_its_modules_one_after_the_other():
   x, expected = views()[:, 0], {}
   for name, module in MODULES.items():
     x, expected[name] = net.apply(module, params[name], stats[name], x, train=True)
-    x = x['pooled'] if name == 'encoder' else x
-    got = outs[name]['pooled'] if name == 'encoder' else outs[name]
+    x = x.pooled if name == 'encoder' else x
+    got = outs[name].pooled if name == 'encoder' else outs[name]
     np.testing.assert_array_equal(got, x)
   jax.tree.map(np.testing.assert_array_equal, new, expected)
 
@@ -48,4 +48,4 @@ def test_multi_crop_joins_sizes_in_order():
 
 def test_rows_are_interleaved():
   x = jnp.arange(6).reshape(3, 2, 1, 1, 1)
-  np.testing.assert_array_equal(branch.rows(x).ravel(), jnp.arange(6))
+  np.testing.assert_array_equal(branch.flatten_views(x).ravel(), jnp.arange(6))

@@ -110,12 +110,12 @@ def test_clip_is_transformers(golden, scan):
   def run(params, image, text):  # normalised images, as the reference takes them
     out = two_towers.features(method.towers, params, stats, image, text)
     scale = jnp.exp(params['logit_scale'])
-    logits = scale * out['embedding'] @ out['text_embedding'].T
-    return out, logits, clip(out['embedding'], out['text_embedding'], scale)
+    logits = scale * out.embedding @ out.text_embedding.T
+    return out, logits, clip(out.embedding, out.text_embedding, scale)
 
   out, logits, loss = run(params, reference['image'].transpose(0, 2, 3, 1), np.int32(reference['ids']))
-  near(out['embedding'], reference['image_embed'], 1e-5)
-  near(out['text_embedding'], reference['text_embed'], 1e-5)
+  near(out.embedding, reference['image_embed'], 1e-5)
+  near(out.text_embedding, reference['text_embed'], 1e-5)
   near(logits, reference['logits_per_image'], 1e-5)
   near(loss, reference['loss'], 1e-5)
 
@@ -209,7 +209,7 @@ def test_the_modified_resnet_written_out():
     if f'{at}.downsample.0.weight' in w:
       y = bn(conv(pool(y) if stride == 2 else y, f'{at}.downsample.0'), f'{at}.downsample.1')
     y = relu(y + z)
-  np.testing.assert_allclose(ours['map'], y, rtol=1e-4, atol=1e-5 * np.abs(y).max())
+  np.testing.assert_allclose(ours.tokens, y, rtol=1e-4, atol=1e-5 * np.abs(y).max())
   t = y.reshape(2, 16, -1)
   t = np.concatenate([t.mean(1, keepdims=True), t], 1) + w['attnpool.positional_embedding']
   q, k, v = (t @ w[f'attnpool.{n}_proj.weight'].T + w[f'attnpool.{n}_proj.bias'] for n in 'qkv')
@@ -217,4 +217,4 @@ def test_the_modified_resnet_written_out():
   q, k, v = (a.reshape(2, 17, heads, -1).transpose(0, 2, 1, 3) for a in (q[:, :1].repeat(17, 1), k, v))
   a = np.exp(q @ k.transpose(0, 1, 3, 2) / np.sqrt(q.shape[-1]))
   t = ((a / a.sum(-1, keepdims=True)) @ v).transpose(0, 2, 1, 3).reshape(2, 17, -1)[:, 0]
-  near(ours['pooled'], t @ w['attnpool.c_proj.weight'].T + w['attnpool.c_proj.bias'], 1e-5)
+  near(ours.pooled, t @ w['attnpool.c_proj.weight'].T + w['attnpool.c_proj.bias'], 1e-5)

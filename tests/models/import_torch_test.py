@@ -11,8 +11,8 @@ import safetensors.numpy
 from sslax.errors import UserError
 from sslax.models import import_torch, net
 from sslax.models.decoder import Decoder
-from sslax.models.resnet import STAGES, ResNet
 from sslax.models.positions import sincos
+from sslax.models.resnet import STAGES, ResNet
 from sslax.models.vit import ViT
 
 TINY_VIT = dict(width=48, depth=3, heads=4, patch=8)
@@ -151,12 +151,12 @@ def test_resnet_is_torchvisions(golden, depth):
   params, stats = import_torch.resnet(torchvision_state(depth), *shapes_of(model, 64))
   apply = jax.jit(lambda params, stats, x, train: net.apply(model, params, stats, x, train=train), static_argnums=3)
   out, same = apply(params, stats, image, False)
-  near(out['pooled'], reference['features_eval'], 1e-5)
+  near(out.pooled, reference['features_eval'], 1e-5)
   jax.tree.map(np.testing.assert_array_equal, same, stats)
   out, new = apply(params, stats, image, True)
   # Eight values a channel in the last stage: batch statistics of ResNet-50 amplify rounding. Against this network in float64,
   # the reference is off by 5e-6 (18) and 1.5e-4 (50), ours by 7e-6 and 1.8e-4.
-  near(out['pooled'], reference['features_train'], {18: 2e-5, 50: 4e-4}[depth])
+  near(out.pooled, reference['features_train'], {18: 2e-5, 50: 4e-4}[depth])
   near(new['bn1']['mean'], reference['bn1_running_mean_after'], 1e-5)
   near(new['bn1']['var'], reference['bn1_running_var_after'], 1e-5)
 
@@ -168,10 +168,10 @@ def test_vit_is_timms(golden, scan):
   assert sorted(state) == sorted(reference['names'])
   model = ViT(**TINY_VIT, scan=scan)
   params = import_torch.vit(state, shapes_of(model, 32)[0])
-  out, _ = jax.jit(lambda params, x: net.apply(model, params, {}, x, train=False))(
+  out, _ = jax.jit(lambda params, x: net.apply(model, params, {}, x, train=False, method='encode_images'))(
     params, reference['image'].transpose(0, 2, 3, 1)
   )
-  near(out['tokens'], reference['tokens'], 1e-5)
+  near(out.tokens, reference['tokens'], 1e-5)
 
 
 def test_layer_scale_names():

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sslax.errors import UserError
 from sslax.models import net
 from sslax.models.mlp import MLP
 from sslax.models.vit import ViT
+from sslax.ops.microbatches import running_in
 
 
 def rows(B=12, D=6):
@@ -28,7 +30,8 @@ def lively(module, x):
 
 @functools.partial(jax.jit, static_argnames=('module', 'train', 'microbatches'))
 def apply(module, params, stats, x, train, rng=None, microbatches=1):
-  return net.apply(module, params, stats, x, train=train, rng=rng, microbatches=microbatches)
+  with running_in(microbatches):
+    return net.apply(module, params, stats, x, train=train, rng=rng)
 
 
 def test_init_separates_parameters_from_statistics():
@@ -59,8 +62,9 @@ def test_microbatches_change_nothing_without_batch_norm(module, shape, microbatc
   params, stats = lively(module, x)
 
   def loss(params, n):
-    out, _ = net.apply(module, params, stats, x, train=True, microbatches=n)
-    z = out if isinstance(out, jax.Array) else out['pooled']
+    with running_in(n):
+      out, _ = net.apply(module, params, stats, x, train=True)
+    z = out if isinstance(out, jax.Array) else out.pooled
     return jnp.sum(jnp.tanh(z @ z.T) * jnp.arange(144.0).reshape(12, 12)) / 144, out
 
   step = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
@@ -88,15 +92,28 @@ def test_microbatches_draw_their_own_randomness():
   model = ViT(width=8, depth=2, heads=2, patch=4, drop_path=0.5)
   x = np.broadcast_to(np.random.default_rng(0).standard_normal((1, 8, 8, 3)).astype(np.float32), (64, 8, 8, 3))
   params, _ = lively(model, x[:1])
-  z = apply(model, params, {}, x, train=True, rng=jax.random.key(0), microbatches=2)[0]['pooled']
+  z = apply(model, params, {}, x, train=True, rng=jax.random.key(0), microbatches=2)[0].pooled
   z = np.asarray(z)
   assert np.abs(z[0::2] - z[1::2]).max() > 1e-3  # equal images, equal places in their microbatch, other draws
 
 
 def test_refuses_rows_that_do_not_divide():
   head, x = MLP((4,)), rows(10)
-  with pytest.raises(ValueError, match='10 rows do not divide into microbatches=4'):
-    net.apply(head, *lively(head, x), x, train=True, microbatches=4)
+  with pytest.raises(UserError, match='10 rows do not divide into config.microbatches=4'), running_in(4):
+    net.apply(head, *lively(head, x), x, train=True)
+
+
+def test_what_is_whole_does_not_run_in_pieces():
+  head, x = MLP((5, 4)), rows(12)
+  params, stats = lively(head, x)
+  with running_in(4) as pieces:
+    out, new = net.apply(head, params, stats, x, train=True, whole=True)
+    assert not pieces.used
+    net.apply(head, params, stats, x, train=True)
+    assert pieces.used and pieces.count == 4
+  expected, moved = net.apply(head, params, stats, x, train=True)
+  np.testing.assert_array_equal(out, expected)
+  jax.tree.map(np.testing.assert_array_equal, new, moved)
 
 
 @pytest.mark.parametrize('microbatches', [1, 2])
@@ -111,19 +128,13 @@ def test_a_method_of_the_module_and_a_function_of_several(microbatches):
       tokens = vit.embed(x, masked, token)
       return tokens, vit.encode(tokens, train)
 
-    (tokens, out), stats = net.apply(
-      model, params, {}, x, np.eye(4, dtype=bool), train=False, microbatches=microbatches, method=filled
-    )
-    assert stats == {} and tokens.shape == (4, 4, 8)
-    encoded, _ = net.apply(model, params, {}, tokens, train=False, microbatches=microbatches, method='encode')
-    return jnp.sum(jnp.sin(out['tokens'])), (out, encoded)
+    with running_in(microbatches):
+      (tokens, out), stats = net.apply(model, params, {}, x, np.eye(4, dtype=bool), train=False, method=filled)
+      assert stats == {} and tokens.shape == (4, 4, 8)
+      encoded, _ = net.apply(model, params, {}, tokens, train=False, method='encode')
+    return jnp.sum(jnp.sin(out.tokens)), (out, encoded)
 
   (_, (out, encoded)), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(jnp.zeros(8))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), out, encoded)
-  assert np.abs(np.asarray(out['pooled']) - np.asarray(whole['pooled'])).max() > 1e-2  # one patch of each is another
+  assert np.abs(np.asarray(out.pooled) - np.asarray(whole.pooled)).max() > 1e-2  # one patch of each is another
   assert np.abs(grad).min() > 1e-4  # the function closed over an array, and its gradient comes back
-
-
-def test_count():
-  params, _ = jax.eval_shape(lambda key: net.init(MLP((5, 4)), key, jnp.zeros((2, 6))), jax.random.key(0))
-  assert net.count(params) == 6 * 5 + 5 + 2 * 5 + 5 * 4 + 4

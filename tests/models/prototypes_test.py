@@ -16,8 +16,8 @@ def test_weight_norm_gives_cosines():
   x = 7 * jax.random.normal(jax.random.key(1), (5, 8))
   params, out = scores(Prototypes(3, weight_norm=True), x)
   unit = lambda a, axis: a / np.linalg.norm(a, axis=axis, keepdims=True)
-  np.testing.assert_allclose(out['pooled'], unit(np.asarray(x), 1) @ unit(np.asarray(params['kernel']), 0), rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(np.linalg.norm(out['unit'], axis=1), 1, rtol=1e-6)
+  np.testing.assert_allclose(out.scores, unit(np.asarray(x), 1) @ unit(np.asarray(params['kernel']), 0), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(np.linalg.norm(out.unit, axis=1), 1, rtol=1e-6)
   assert set(params) == {'kernel'}
 
 
@@ -27,13 +27,13 @@ def test_a_learnt_scale_starts_at_one_and_multiplies():
   params, out = scores(module, x)
   np.testing.assert_array_equal(params['scale'], np.ones(3))
   twice, _ = net.apply(module, {**params, 'scale': 2 * params['scale']}, {}, x, train=True)
-  np.testing.assert_allclose(twice['pooled'], 2 * out['pooled'], rtol=1e-6)
+  np.testing.assert_allclose(twice.scores, 2 * out.scores, rtol=1e-6)
 
 
 def test_without_weight_norm_the_kernel_is_taken_as_it_is():
   x = jnp.eye(8)[:2]
   params, out = scores(Prototypes(3), x)
-  np.testing.assert_allclose(out['pooled'], params['kernel'][:2], rtol=1e-6)
+  np.testing.assert_allclose(out.scores, params['kernel'][:2], rtol=1e-6)
 
 
 @pytest.mark.parametrize('fields, word', [({'count': 1}, 'count'), ({'count': 3, 'learn_scale': True}, 'weight_norm')])

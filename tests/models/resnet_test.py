@@ -64,7 +64,7 @@ def test_sizes(fields, size, count, map_shape):
   assert count is None or net.count(params) == count
   assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype('float32')}
   out, _ = jax.eval_shape(lambda p, s: net.apply(model, p, s, jnp.zeros((2, size, size, 3)), train=False), params, stats)
-  assert out['map'].shape == (2, *map_shape) and out['pooled'].shape == (2, map_shape[-1]) == (2, model.num_features)
+  assert out.tokens.shape == (2, *map_shape) and out.pooled.shape == (2, map_shape[-1]) == (2, model.num_features)
 
 
 def test_zero_gamma_makes_blocks_the_identity():
@@ -76,8 +76,8 @@ def test_zero_gamma_makes_blocks_the_identity():
   x = images()
   out = run(model, params, stats, x, train=False)[0]
   stem = jax.lax.conv_general_dilated(x, params['conv1']['kernel'], (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-  np.testing.assert_allclose(out['map'], jax.nn.relu((stem - 0.8) / np.sqrt(0.8 + 1e-5)), rtol=1e-5, atol=1e-5)
-  np.testing.assert_allclose(out['pooled'], np.mean(out['map'], (1, 2)), rtol=1e-5)
+  np.testing.assert_allclose(out.tokens, jax.nn.relu((stem - 0.8) / np.sqrt(0.8 + 1e-5)), rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(out.pooled, np.mean(out.tokens, (1, 2)), rtol=1e-5)
   assert initial(ResNet(**TINY, zero_init_residual=False), 'layer1_0', 'bn2', 'scale').tolist() == [1.0] * 8
   bottleneck = ResNet(depth=50, stages=(1,), base=4, stem='cifar')
   assert [float(initial(bottleneck, 'layer1_0', bn, 'scale')[0]) for bn in ('bn1', 'bn3', 'downsample_bn')] == [1, 0, 1]
@@ -87,10 +87,10 @@ def test_relu_after_stem():
   with_relu, without = (ResNet(**TINY, zero_init_residual=False, relu_after_stem=relu) for relu in (True, False))
   params, stats = lively(with_relu)
   x = images()
-  a, b = (run(m, params, stats, x, train=False)[0]['pooled'] for m in (with_relu, without))
+  a, b = (run(m, params, stats, x, train=False)[0].pooled for m in (with_relu, without))
   assert np.abs(a - b).max() > 0.01
   params['bn1']['bias'] = params['bn1']['bias'] + 100  # nothing is negative any more
-  a, b = (run(m, params, stats, x, train=False)[0]['pooled'] for m in (with_relu, without))
+  a, b = (run(m, params, stats, x, train=False)[0].pooled for m in (with_relu, without))
   np.testing.assert_array_equal(a, b)
 
 
@@ -107,10 +107,10 @@ def test_norm_groups_are_separate_batches(strided):
   x = images(8)
   grouped, single = ResNet(**TINY, norm_groups=2, norm_strided=strided), ResNet(**TINY)
   params, stats = lively(single)
-  together = run(grouped, params, stats, x, train=True)[0]['pooled']
+  together = run(grouped, params, stats, x, train=True)[0].pooled
   for g in range(2):
     rows = slice(g, None, 2) if strided else slice(4 * g, 4 * g + 4)
-    alone = run(single, params, stats, x[rows], train=True)[0]['pooled']
+    alone = run(single, params, stats, x[rows], train=True)[0].pooled
     np.testing.assert_allclose(together[rows], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_bfloat16_is_near():
   params, stats = lively(f32, 16)
   (a, stats_a), (b, stats_b) = (run(m, params, stats, x, train=True) for m in (f32, bf16))
   assert {leaf.dtype for leaf in jax.tree.leaves((b, stats_b))} == {jnp.dtype('float32')}
-  error = np.linalg.norm(a['pooled'] - b['pooled']) / np.linalg.norm(a['pooled'])
+  error = np.linalg.norm(a.pooled - b.pooled) / np.linalg.norm(a.pooled)
   assert 1e-5 < error < 0.02  # not the same computation, and near
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02), stats_a, stats_b)
 
@@ -129,8 +129,8 @@ def test_rows_are_independent_in_evaluation():
   model = ResNet(**TINY, norm_groups=2)
   params, stats = lively(model)
   x = images(3)  # three rows do not divide into two groups: evaluation does not care
-  whole = run(model, params, stats, x, train=False)[0]['pooled']
-  np.testing.assert_allclose(whole[:1], run(model, params, stats, x[:1], train=False)[0]['pooled'], rtol=1e-5, atol=1e-6)
+  whole = run(model, params, stats, x, train=False)[0].pooled
+  np.testing.assert_allclose(whole[:1], run(model, params, stats, x[:1], train=False)[0].pooled, rtol=1e-5, atol=1e-6)
 
 
 def test_convolutions_start_as_in_torchvision():
@@ -218,7 +218,7 @@ def test_stem_with_selective_kernels():
   assert kernels == [(3, 3, 3, 64), (3, 3, 64, 64), (3, 3, 64, 128)]
   model = ResNet(**fields)
   out = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, 32, 32, 3)), train=False)[0])
-  assert out['map'].shape == (2, 8, 8, 512)
+  assert out.tokens.shape == (2, 8, 8, 512)
   params, _ = shapes(ResNet(**fields, stem='cifar'), 32)
   assert params['conv1']['kernel'].shape == (3, 3, 3, 128) and 'stem_conv0' not in params
 
@@ -229,7 +229,7 @@ def test_selective_kernels_in_bfloat16():
     ResNet(depth=50, stages=(1, 1), base=4, sk_ratio=0.0625, zero_init_residual=False, dtype=d) for d in ('float32', 'bfloat16')
   )
   params, stats = lively(f32, 16)
-  a, b = (run(m, params, stats, x, train=True)[0]['pooled'] for m in (f32, bf16))
+  a, b = (run(m, params, stats, x, train=True)[0].pooled for m in (f32, bf16))
   assert b.dtype == jnp.float32 and 1e-5 < np.linalg.norm(a - b) / np.linalg.norm(a) < 0.05
 
 

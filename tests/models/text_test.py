@@ -38,13 +38,13 @@ def test_causal_text_sees_the_past_only():
   run = compiled()
   out = run(IDS)
   later = run(changed(1, 4, 11))
-  np.testing.assert_allclose(later['tokens'][1, :4], out['tokens'][1, :4], rtol=1e-5, atol=1e-5)
-  assert (np.abs(later['tokens'][1, 4:] - out['tokens'][1, 4:]).max(-1) > 1e-3).all()
-  np.testing.assert_allclose(out['pooled'], np.stack([out['tokens'][0, 3], out['tokens'][1, 7]]), rtol=1e-6)
+  np.testing.assert_allclose(later.tokens[1, :4], out.tokens[1, :4], rtol=1e-5, atol=1e-5)
+  assert (np.abs(later.tokens[1, 4:] - out.tokens[1, 4:]).max(-1) > 1e-3).all()
+  np.testing.assert_allclose(out.pooled, np.stack([out.tokens[0, 3], out.tokens[1, 7]]), rtol=1e-6)
   padding = run(changed(0, 6, 2))  # after the end token: nobody knows
-  np.testing.assert_allclose(padding['pooled'], out['pooled'], rtol=1e-6)
+  np.testing.assert_allclose(padding.pooled, out.pooled, rtol=1e-6)
   short = run(IDS[:, :4])  # a shorter row has the first positions
-  np.testing.assert_allclose(short['pooled'][0], out['pooled'][0], rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(short.pooled[0], out.pooled[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('pool', ['argmax', 'last', 'mean', 'cls'])
@@ -52,13 +52,13 @@ def test_an_encoder_sees_all_of_the_text_and_no_padding(pool):
   run = compiled(causal=False, pool=pool)
   out = run(IDS)
   for position in (1, 2):
-    assert np.abs(run(changed(0, position, 11))['pooled'][0] - out['pooled'][0]).max() > 1e-3
+    assert np.abs(run(changed(0, position, 11)).pooled[0] - out.pooled[0]).max() > 1e-3
   padding = run(changed(0, 5, 2))
-  np.testing.assert_allclose(padding['pooled'], out['pooled'], rtol=1e-5, atol=1e-5)
-  tokens = np.asarray(out['tokens'])
+  np.testing.assert_allclose(padding.pooled, out.pooled, rtol=1e-5, atol=1e-5)
+  tokens = np.asarray(out.tokens)
   expected = {'argmax': tokens[0, 3], 'last': tokens[0, 7], 'mean': tokens[0, :4].mean(0), 'cls': tokens[0, 0]}[pool]
-  np.testing.assert_allclose(out['pooled'][0], expected, rtol=1e-5, atol=1e-6)
-  assert np.isfinite(run(np.zeros_like(IDS))['pooled']).all()  # a row of padding
+  np.testing.assert_allclose(out.pooled[0], expected, rtol=1e-5, atol=1e-6)
+  assert np.isfinite(run(np.zeros_like(IDS)).pooled).all()  # a row of padding
 
 
 def test_scanned_blocks_are_the_loop_also_with_remat():
@@ -71,7 +71,7 @@ def test_scanned_blocks_are_the_loop_also_with_remat():
   assert len(rest) == 3
 
   def grad(model):
-    return jax.jit(jax.grad(lambda p: jnp.sum(net.apply(model, p, {}, IDS, train=True)[0]['pooled'][:, :3])))
+    return jax.jit(jax.grad(lambda p: jnp.sum(net.apply(model, p, {}, IDS, train=True)[0].pooled[:, :3])))
 
   a, b = stack(grad(model)(params)), grad(scanned)(stack(params))
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), a, b)
@@ -102,4 +102,4 @@ def test_what_is_refused():
       TextTransformer(**{**TINY, **fields})
   with pytest.raises(ValueError, match='texts of 9 tokens'):
     jax.eval_shape(lambda: net.init(TextTransformer(**TINY), jax.random.key(0), jnp.zeros((1, 9), jnp.int32)))
-  assert np.isnan(compiled()(changed(0, 1, 20))['pooled'][0]).any(), 'an id outside the vocabulary must not pass for another'
+  assert np.isnan(compiled()(changed(0, 1, 20)).pooled[0]).any(), 'an id outside the vocabulary must not pass for another'

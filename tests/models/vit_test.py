@@ -39,12 +39,13 @@ def stacked(params):
 
 @functools.partial(jax.jit, static_argnames=('model', 'train'))
 def run(model, params, x, train=False, rng=None):
-  return net.apply(model, params, {}, x, train=train, rng=rng)[0]
+  """With the class token among the tokens."""
+  return net.apply(model, params, {}, x, train=train, rng=rng, method='encode_images')[0]
 
 
 @functools.partial(jax.jit, static_argnames='model')
 def value_and_grad(model, params, x):
-  return jax.value_and_grad(lambda p: jnp.sum(jnp.sin(run(model, p, x, train=True)['tokens'])))(params)
+  return jax.value_and_grad(lambda p: jnp.sum(jnp.sin(run(model, p, x, train=True).tokens)))(params)
 
 
 @functools.partial(jax.jit, static_argnames='model')
@@ -118,11 +119,20 @@ def test_encode_takes_any_subset():
   tokens = np.asarray(embed(model, params, x))
   assert tokens.shape == (3, 4, 16)
   out = run(model, params, x)
-  assert out['tokens'].shape == (3, 5, 16) and out['pooled'].shape == (3, model.num_features)
-  np.testing.assert_allclose(encode(model, params, tokens)['pooled'], out['pooled'], atol=1e-5)
-  np.testing.assert_allclose(encode(model, params, tokens[:, ::-1])['pooled'], out['pooled'], atol=1e-5)
+  assert out.tokens.shape == (3, 5, 16) and out.pooled.shape == (3, model.num_features)
+  np.testing.assert_allclose(encode(model, params, tokens).pooled, out.pooled, atol=1e-5)
+  np.testing.assert_allclose(encode(model, params, tokens[:, ::-1]).pooled, out.pooled, atol=1e-5)
   some = encode(model, params, tokens[:, :3])
-  assert some['tokens'].shape == (3, 4, 16) and np.abs(some['pooled'] - out['pooled']).max() > 1e-3
+  assert some.tokens.shape == (3, 4, 16) and np.abs(some.pooled - out.pooled).max() > 1e-3
+
+
+def test_features_are_a_grid_without_the_class_token():
+  model = ViT(**TINY)
+  params, x = lively(model), images(2, 8, 12)
+  whole, out = run(model, params, x), net.apply(model, params, {}, x, train=False)[0]
+  assert out.tokens.shape == (2, 2, 3, 16) and out.grid == (2, 3) and out.stride == (4, 4)
+  np.testing.assert_allclose(out.tokens.reshape(2, 6, 16), whole.tokens[:, 1:], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(out.pooled, whole.pooled, rtol=1e-5, atol=1e-6)
 
 
 def test_pooling():
@@ -130,10 +140,10 @@ def test_pooling():
   for fields in (dict(pool='mean'), dict(pool='mean', class_token=False)):
     model = ViT(**TINY, **fields)
     out = run(model, lively(model), x)
-    np.testing.assert_allclose(out['pooled'], out['tokens'][:, -4:].mean(1), atol=1e-5)
+    np.testing.assert_allclose(out.pooled, out.tokens[:, -4:].mean(1), atol=1e-5)
   model = ViT(**TINY)
   out = run(model, lively(model), x)
-  np.testing.assert_array_equal(out['pooled'], out['tokens'][:, 0])
+  np.testing.assert_array_equal(out.pooled, out.tokens[:, 0])
 
 
 @pytest.mark.parametrize('fields', [dict(scan=True), dict(remat='full'), dict(scan=True, remat='dots')])
@@ -156,7 +166,7 @@ def test_remat_keeps_what_it_says():
   params, x = lively(ViT(**TINY)), images()
 
   def kept(remat):
-    forward = lambda params: net.apply(ViT(**TINY, remat=remat), params, {}, x, train=True)[0]['pooled'].sum()
+    forward = lambda params: net.apply(ViT(**TINY, remat=remat), params, {}, x, train=True)[0].pooled.sum()
     return sum(a.size for a in jax.tree.leaves(jax.eval_shape(lambda params: jax.vjp(forward, params)[1], params)))
 
   assert kept('full') < kept('dots') < kept('none')
@@ -178,19 +188,19 @@ def test_drop_path_in_the_network(scan):
   params = lively(ViT(**TINY))
   params = stacked(params) if scan else params
   x = np.broadcast_to(images(1), (400, 8, 8, 3))
-  rows = np.asarray(run(model, params, x, train=True, rng=jax.random.key(3))['pooled']).round(3)
+  rows = np.asarray(run(model, params, x, train=True, rng=jax.random.key(3)).pooled).round(3)
   ways, counts = np.unique(rows, axis=0, return_counts=True)
   assert len(ways) == 4 and counts.min() > 60  # 100 each expected
-  still = run(model, params, x[:2], train=False)['pooled']
-  np.testing.assert_allclose(still, run(ViT(**TINY, scan=scan), params, x[:2], train=True)['pooled'], atol=1e-5)
+  still = run(model, params, x[:2], train=False).pooled
+  np.testing.assert_allclose(still, run(ViT(**TINY, scan=scan), params, x[:2], train=True).pooled, atol=1e-5)
 
 
 def test_drop_path_rates_are_linear():
   """One block has rate 0: training is evaluation."""
   model = ViT(width=16, depth=1, heads=2, patch=4, drop_path=0.9)
   params, x = lively(model), images()
-  trained = run(model, params, x, train=True, rng=jax.random.key(0))['pooled']
-  np.testing.assert_allclose(trained, run(model, params, x)['pooled'], atol=1e-5)
+  trained = run(model, params, x, train=True, rng=jax.random.key(0)).pooled
+  np.testing.assert_allclose(trained, run(model, params, x).pooled, atol=1e-5)
 
 
 def test_learnt_positions_are_interpolated():
@@ -207,7 +217,7 @@ def test_learnt_positions_are_interpolated():
   np.testing.assert_allclose(
     larger[3:5, 0, 1], [1.25, 1.75], atol=0.05
   )  # pixel centres: (i + .5) / 2 - .5, and bicubic keeps a ramp
-  assert run(model, params, images(2, 8, 12))['tokens'].shape == (2, 7, 16)
+  assert run(model, params, images(2, 8, 12)).tokens.shape == (2, 7, 16)
 
 
 def test_freeze_patch():
@@ -228,7 +238,7 @@ def test_layer_scale():
   params['norm'] = {'scale': np.ones(16, np.float32), 'bias': np.zeros(16, np.float32)}
   tokens = np.asarray(embed(model, params, x))
   tokens = (tokens - tokens.mean(-1, keepdims=True)) / np.sqrt(tokens.var(-1, keepdims=True) + 1e-6)
-  np.testing.assert_allclose(run(model, params, x)['tokens'][:, 1:], tokens, atol=1e-4)  # only the final norm remains
+  np.testing.assert_allclose(run(model, params, x).tokens[:, 1:], tokens, atol=1e-4)  # only the final norm remains
 
 
 @pytest.mark.parametrize(
@@ -259,7 +269,7 @@ def test_initial_weights(weight_init, dense, qkv, patch, cls):
 def test_bfloat16_is_near():
   f32, bf16 = (ViT(**TINY, dtype=d) for d in ('float32', 'bfloat16'))
   params, x = lively(f32), images(16)
-  a, b = run(f32, params, x)['pooled'], run(bf16, params, x)['pooled']
+  a, b = run(f32, params, x).pooled, run(bf16, params, x).pooled
   assert b.dtype == jnp.float32
   assert 1e-4 < np.linalg.norm(a - b) / np.linalg.norm(a) < 0.03
 

@@ -133,7 +133,7 @@ def test_without_split_weights_nothing_is_added(split_all):
   """
   model, x = tiny.vit(scan=True, dtype='bfloat16'), np.zeros((8, 16, 16, 3), np.float32)
   params, _ = jax.eval_shape(lambda: net.init(model, jax.random.key(0), x))
-  loss = lambda params: net.apply(model, params, {}, x, train=True)[0]['pooled'].sum()
+  loss = lambda params: net.apply(model, params, {}, x, train=True)[0].pooled.sum()
   for mesh in (None, sharding.make_mesh(8, 1), sharding.make_mesh(1, 8)):
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
       program = str(jax.make_jaxpr(jax.grad(loss))(params))

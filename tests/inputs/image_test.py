@@ -1,3 +1,5 @@
+"""Images as an input: what needs no training."""
+
 import io
 
 import numpy as np
@@ -6,7 +8,8 @@ import pytest
 from PIL import Image
 
 from sslax import errors
-from sslax.evals import floors, knn
+from sslax.evals import knn
+from sslax.inputs import image
 
 
 def images(n=5, h=32, w=32, seed=0):
@@ -15,7 +18,7 @@ def images(n=5, h=32, w=32, seed=0):
 
 def test_pixels_are_area_means_without_the_image_mean():
   x = images()
-  got = floors.raw_pixels(x)
+  got = image.raw_pixels(x)
   want = (x / 255.0).reshape(5, 16, 2, 16, 2, 3).mean((2, 4)).reshape(5, -1)
   np.testing.assert_allclose(got, want - want.mean(1, keepdims=True), atol=1e-6)
   assert got.dtype == np.float32
@@ -24,7 +27,7 @@ def test_pixels_are_area_means_without_the_image_mean():
 @pytest.mark.parametrize(('h', 'w', 'shape'), [(8, 8, (8, 8)), (64, 32, (16, 8)), (28, 28, (16, 16)), (320, 3, (16, 1))])
 def test_pixels_of_other_sizes_agree_with_pillow(h, w, shape):
   x = images(2, h, w)
-  got = floors.raw_pixels(x).reshape(2, *shape, 3)
+  got = image.raw_pixels(x).reshape(2, *shape, 3)
   want = np.stack([np.asarray(Image.fromarray(i).resize(shape[::-1], Image.Resampling.BOX)) for i in x]) / 255.0
   want -= want.mean((1, 2, 3), keepdims=True)
   if h != 28:  # Pillow's box takes whole pixels only; ours splits them
@@ -34,47 +37,26 @@ def test_pixels_of_other_sizes_agree_with_pillow(h, w, shape):
 
 def test_fractional_areas_keep_the_mean_and_cover_evenly():
   for old, new in ((28, 16), (37, 16), (5, 3)):
-    a = floors._area(old, new)
+    a = image._area(old, new)
     np.testing.assert_allclose(a.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(a.sum(0), new / old, rtol=1e-5)
-  np.testing.assert_allclose(floors._area(3, 2), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]], rtol=1e-5)
+  np.testing.assert_allclose(image._area(3, 2), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]], rtol=1e-5)
 
 
 def test_brightness_is_forgotten():
   x = images() // 2
-  np.testing.assert_allclose(floors.raw_pixels(x), floors.raw_pixels(x + 100), atol=1e-6)
-
-
-def test_histogram_counts_joint_colours():
-  x = np.zeros((1, 2, 2, 3), np.uint8)
-  x[0, 0, 0] = (255, 0, 64)  # bins 3, 0, 1
-  x[0, 0, 1] = (63, 0, 0)  # bin 0 still
-  got = floors.colour_histogram(x)
-  want = np.zeros(64)
-  want[3 * 16 + 1], want[0] = 0.5, 0.75**0.5
-  np.testing.assert_allclose(got, want[None], atol=1e-6)
-
-
-def test_histogram_is_unit_and_blind_to_places():
-  x = images(4)
-  got = floors.colour_histogram(x, bins=8)
-  assert got.shape == (4, 512)
-  np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-5)
-  scattered = np.stack([i.reshape(-1, 3)[np.random.default_rng(0).permutation(1024)].reshape(32, 32, 3) for i in x])
-  np.testing.assert_array_equal(floors.colour_histogram(scattered, bins=8), got)
+  np.testing.assert_allclose(image.raw_pixels(x), image.raw_pixels(x + 100), atol=1e-6)
 
 
 def test_refuses():
   for bad in (np.zeros((2, 4, 4, 3), np.float32), np.zeros((4, 4, 3), np.uint8), [1]):
     with pytest.raises(errors.UserError, match='uint8'):
-      floors.raw_pixels(bad)
-  with pytest.raises(errors.UserError, match='3 channels'):
-    floors.colour_histogram(np.zeros((1, 4, 4, 1), np.uint8))
+      image.raw_pixels(bad)
 
 
 @pytest.mark.slow
-def test_floors_of_cifar10(real_data):
-  """The published floors, .387 and .311: 5 neighbours, 10,000 train, 2,000 test."""
+def test_raw_pixels_of_cifar10(real_data):
+  """The published figure, .387: 5 neighbours, 10,000 train, 2,000 test."""
 
   def load(split, n):
     table = pq.read_table(real_data / 'cifar10' / f'{split}-00000-of-00001.parquet').slice(0, n)
@@ -83,5 +65,4 @@ def test_floors_of_cifar10(real_data):
 
   (x, y), (test_x, test_y) = load('train', 10_000), load('test', 2_000)
   ask = lambda f: knn.accuracy(f(x), y, f(test_x), test_y, k=5, num_classes=10)
-  assert ask(floors.raw_pixels) == pytest.approx(0.387, abs=0.01)
-  assert ask(floors.colour_histogram) == pytest.approx(0.311, abs=0.01)
+  assert ask(image.raw_pixels) == pytest.approx(0.387, abs=0.01)
