@@ -331,7 +331,8 @@ def judge(asked):
 
   cli.start_jax = lambda: None
   loop.prepare, planning.study, evaluator.Evaluation = prepare, study, evaluation
-  comparison.open_source = sources.open_source = open_source
+  comparison.plan.open_source = sources.open_source = open_source
+  comparison.run.prepare = prepare
   pipeline.check = lambda *_: good()
   methods = importlib.import_module('sslax.methods')
   for module in pkgutil.iter_modules(methods.__path__):  # once, not in each fork

@@ -20,13 +20,11 @@ FLOORS = {  # room: what it may import beside its own room
   'methods': BASE | {'ops', 'data', 'losses', 'models', 'step'},
   'evals': BASE | {'ops', 'data', 'losses', 'models', 'step'},
   'run': BASE | {'ops', 'data', 'losses', 'models', 'step'},
-  'evaluator': BASE | {'ops', 'data', 'losses', 'models', 'step', 'evals', 'run'},
+  'evaluation': BASE | {'ops', 'data', 'losses', 'models', 'step', 'evals', 'run'},
 }
-FLOORS['protocols'] = BASE | {'ops', 'data', 'losses', 'models', 'step', 'run'}
-FLOORS['comparison_results'] = FLOORS['evaluator'] | {'evaluator'}
-FLOORS['comparison'] = FLOORS['comparison_results'] | {'comparison_results'}
+FLOORS['comparison'] = FLOORS['evaluation'] | {'evaluation'}
 for door in ('train', 'evaluate', 'show', 'plan'):
-  FLOORS[door] = FLOORS['evaluator'] | {'evaluator'}
+  FLOORS[door] = FLOORS['evaluation'] | {'evaluation'}
 FLOORS['compare'] = FLOORS['comparison'] | {'comparison'}
 ALONE = {'methods'}  # no file of these rooms imports another of the same room ...
 WRAPPERS = {'averaged', 'online_probe'}  # ... and a wrapper takes any method as an argument, so it imports none either
@@ -78,7 +76,7 @@ def test_imports_only_what_is_below(path):
   'file, name', [('run/loop.py', 'sslax.methods.simclr'), ('losses/contrastive.py', 'sslax.models.net'),
                  ('methods/simclr.py', 'sslax.methods.averaged'),
                  ('data/host.py', 'sslax.run.loop'), ('train.py', 'configs.simclr'),
-                 ('comparison.py', 'sslax.methods.simclr'), ('evaluator.py', 'sslax.comparison'),
+                 ('comparison/run.py', 'sslax.methods.simclr'), ('evaluation/store.py', 'sslax.comparison'),
                  ('evals/knn.py', 'sslax.run.config')],
 )  # fmt: skip
 def test_the_rule_catches(file, name):

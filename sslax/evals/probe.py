@@ -27,13 +27,13 @@ class Score(NamedTuple):
 
 
 class Figure(NamedTuple):
-  """A picture of a report."""
+  """A picture of a report: PNG bytes, or SVG text."""
 
   title: str
-  data: bytes | str  # PNG, or the text of an SVG
-  kind: str  # 'png', 'svg'
-  caption: str
-  alt: str  # for those who do not see it
+  data: bytes | str
+  kind: str  # 'png' or 'svg'
+  caption: str = ''
+  alt: str = ''  # what a reader who cannot see it should know; default: the title
 
 
 class Needs(NamedTuple):

@@ -175,21 +175,7 @@ class Evaluation:
     if self._checked:
       return
     checked = self.models.checked
-    card, name = Card(checked.method, checked.inputs, checked.features), type(checked.method).__name__
-    for key, probe in self.probes.items():
-      needs = probe.needs()
-      for feature in needs.features:
-        if feature not in checked.features:
-          raise UserError(
-            f'--probes={key} needs {feature!r}, and {name} gives {", ".join(checked.features)}.'
-            f'{suggest(feature, checked.features)}'
-          )
-      for which, source in (('train', self.data.train), ('test', self.data.test)) if needs.labels else ():
-        if not source.num_classes:
-          raise UserError(f'{source.name} has no labels, and {key} needs them: name labelled data with --data_{which}=URI')
-      if needs.labels:
-        same_classes(self.data.train, self.data.test)
-      probe.check(card, self.data)
+    check_probes(self.probes, Card(checked.method, checked.inputs, checked.features), self.data)
     self._checked = True
 
   # Results
@@ -215,6 +201,24 @@ class Evaluation:
     return {
       name: {self.name(row): found for row, at in self.rows(step) if (found := self.find(row, at, name))} for name in self.probes
     }
+
+
+def check_probes(probes: Mapping[str, Probe], card: Card, data: Data) -> None:
+  """Raises UserError where the method or the data cannot answer one of the probes."""
+  name = type(card.method).__name__
+  for key, probe in probes.items():
+    needs = probe.needs()
+    for feature in needs.features:
+      if feature not in card.features:
+        raise UserError(
+          f'--probes={key} needs {feature!r}, and {name} gives {", ".join(card.features)}.{suggest(feature, card.features)}'
+        )
+    for which, source in (('train', data.train), ('test', data.test)) if needs.labels else ():
+      if not source.num_classes:
+        raise UserError(f'{source.name} has no labels, and {key} needs them: name labelled data with --data_{which}=URI')
+    if needs.labels:
+      same_classes(data.train, data.test)
+    probe.check(card, data)
 
 
 def same_classes(train: Any, test: Any) -> None:

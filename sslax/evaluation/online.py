@@ -41,9 +41,12 @@ class OnlineKNN(Callback):
 
     self._kept = {'train': some(run.source, config.online.max_train), 'test': some(self._test, config.online.max_test)}
 
+  def due(self, step: int) -> bool:
+    """Whether the state after this step is measured."""
+    return step % self._run.config.online.every_steps == 0 or step == self._run.total_steps
+
   def dispatched(self, step: int, state: TrainState) -> dict[str, float]:
-    every = self._run.config.online.every_steps
-    return {'knn': self.accuracy(state)} if step % every == 0 or step == self._run.total_steps else {}
+    return {'knn': self.accuracy(state)} if self.due(step) else {}
 
   def accuracy(self, state: TrainState) -> float:
     """Of the kNN's votes on the test records; NaN where none has a label."""
@@ -59,7 +62,7 @@ class OnlineKNN(Callback):
     return float(np.mean(np.asarray(predicted) == test['label'][queries]))
 
 
-def online_knn(run: Run) -> list[Callback]:
+def online_knn(run: Run) -> list[OnlineKNN]:
   """The callback of `config.online`, [] where the config does not ask for it or the data has no labels for it: that is said."""
   config = run.config
   if not config.online.every_steps:

@@ -6,10 +6,9 @@ import sys
 import time
 
 from sslax.errors import UserError
-from sslax.evals import report as page
 from sslax.evals.probe import TRAINED, Figure, Probe, Score
 from sslax.evals.visualisations import curves
-from sslax.evaluation import picks
+from sslax.evaluation import page, picks
 from sslax.evaluation.evaluation import Evaluation
 from sslax.evaluation.results import read_jsonl
 from sslax.io import atomic, digest

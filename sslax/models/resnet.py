@@ -2,6 +2,8 @@
 selective kernels.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -93,6 +95,8 @@ class ResNet(nn.Module):
     block: 'basic', 'bottleneck' or 'auto' = by depth.
     dtype: of the computation, 'float32' or 'bfloat16'; statistics and parameters stay float32.
   """
+
+  of_method: ClassVar[tuple[str, ...]] = ('norm_groups', 'norm_strided')  # MoCo's ShuffleBN: the method's, not the backbone's
 
   depth: int = 50
   width: float = 1.0

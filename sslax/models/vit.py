@@ -1,6 +1,6 @@
 """Vision transformer (Dosovitskiy et al. 2021) as timm builds it, open between patches and encoder: MAE drops tokens there."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -58,6 +58,8 @@ class ViT(nn.Module):
     attention: `implementation` of jax.nn.dot_product_attention, 'xla' or 'cudnn' (GPU, bfloat16).
     dtype: of the computation, 'float32' or 'bfloat16'; parameters stay float32.
   """
+
+  of_method: ClassVar[tuple[str, ...]] = ('drop_path', 'freeze_patch')  # DINO's, MoCo v3's: the method's, not the backbone's
 
   variant: str = ''
   width: int = 0
