@@ -1,6 +1,6 @@
 """Look at the pretext task: python -m sslax.show --config=configs/simclr.py:digits --out=views.png
 
-Draws images of the training set and the views that the method makes of them, as the loss sees them.
+Draws records of the training set and the views that the method makes of them, as the loss sees them.
 """
 
 import pathlib
@@ -11,19 +11,20 @@ from sslax.run import cli
 
 OUT = flags.DEFINE_string('out', 'views.png', 'The picture to write: .png, .jpg or .webp.')
 IMAGES = flags.DEFINE_integer('images', 8, 'Rows of the sheet.', lower_bound=1, upper_bound=64)
-SEED = flags.DEFINE_integer('seed', 0, 'Of the choice of images and of the views.')
+SEED = flags.DEFINE_integer('seed', 0, 'Of the choice of records and of the views.')
 
 
 def main() -> None:
   cli.start_jax()
   import jax
 
+  from sslax import contract
   from sslax.data import pipeline
   from sslax.data.sources import open_source
   from sslax.errors import UserError
-  from sslax.evals import pretext
+  from sslax.evals.views import views_sheet
   from sslax.run import config as configs
-  from sslax.run import loop
+  from sslax.run.prepare import build_method
 
   out = pathlib.Path(OUT.value).expanduser()
   if out.suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
@@ -32,13 +33,14 @@ def main() -> None:
     raise UserError(f'--out={out}: there is no folder {out.absolute().parent}')
   config = flags.FLAGS.config
   configs.check(config, jax.device_count())
-  method = loop.build_method(config)
+  method = build_method(config)
   source = open_source(config.data.train)
   pipeline.check(source, IMAGES.value)
-  pipeline.probe(source, max_pixels=config.data.max_pixels)
-  picture = pretext.sheet(method, config, source, images=IMAGES.value, seed=SEED.value)
+  pipeline.probe(source, method.inputs())
+  checked = contract.check(method, configs.facts(config, len(source), source.num_classes), microbatches=config.microbatches)
+  picture = views_sheet(checked.method, source, rows=IMAGES.value, seed=SEED.value)
   picture.save(out)
-  print(f'{out}: {IMAGES.value} images of {config.data.train} and their views, {picture.width}x{picture.height} pixels')
+  print(f'{out}: {IMAGES.value} records of {config.data.train} and their views, {picture.width}x{picture.height} pixels')
 
 
 if __name__ == '__main__':

@@ -10,10 +10,10 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from run.trainer import TINY, run
+from sslax.run.topology import CHIPS, parse
 
 from sslax.errors import UserError
 from sslax.run import cost, planning, sharding
-from sslax.run.topology import CHIPS, parse
 from sslax.spec import _module_of_file
 
 GIB = 2**30

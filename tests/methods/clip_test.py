@@ -73,6 +73,7 @@ class TestCLIP(Captioned, Battery):
 
   def test_features_of_images_of_texts_and_of_both(self, trainer, trained):
     _, last, _ = trained
+
     def shapes(*keys):
       batch = {key: self.batch()[key] for key in keys}
       out = jax.eval_shape(trainer.method.features, last.params, last.memory, batch)
