@@ -21,7 +21,7 @@ from sslax.losses.image_text import clip, siglip
 from sslax.losses.redundancy import barlow_twins, vicreg
 from sslax.losses.similarity import byol, negative_cosine
 from sslax.losses.spread import koleo
-from sslax.models import import_torch, net, two_towers
+from sslax.models import import_torch, net
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
 from sslax.ops import geometry, photometric
@@ -131,15 +131,15 @@ def image_text():
   reference, method = golden('model_clip_hf'), tiny()
   params, stats = import_torch.clip_transformers(transformers_state(), *shapes_of(method))
   image, ids = reference['image'].transpose(0, 2, 3, 1), np.int32(reference['ids'])
-  out = jax.jit(lambda p, s: two_towers.features(method.towers, p, s, image, ids))(params, stats)
+  out = jax.jit(lambda p, s: method.features(p, {'stats': s}, {'image': image, 'text': ids}))(params, stats)
   scale = jnp.exp(params['logit_scale'])
-  yield 'model_clip_hf: image_embed', relative(out['embedding'], reference['image_embed'])
-  yield 'model_clip_hf: text_embed', relative(out['text_embedding'], reference['text_embed'])
+  yield 'model_clip_hf: image_embed', relative(out.embedding, reference['image_embed'])
+  yield 'model_clip_hf: text_embed', relative(out.text_embedding, reference['text_embed'])
   yield (
     'model_clip_hf: logits_per_image',
-    relative(scale * out['embedding'] @ out['text_embedding'].T, reference['logits_per_image']),
+    relative(scale * out.embedding @ out.text_embedding.T, reference['logits_per_image']),
   )
-  yield 'model_clip_hf: loss', relative(clip(out['embedding'], out['text_embedding'], scale), reference['loss'])
+  yield 'model_clip_hf: loss', relative(clip(out.embedding, out.text_embedding, scale), reference['loss'])
   vocab = DATA / 'clip' / 'bpe_simple_vocab_16e6.txt.gz'
   tokenize = text.make('bpe', 77, str(vocab) if vocab.exists() else '')
   strings = {'clip_tokens': lambda r: map(str, r['texts']), 'clip_tokens_random': golden_texts}
@@ -157,13 +157,13 @@ def models():
     image = reference['image'].transpose(0, 2, 3, 1)
     for train, key in ((False, 'features_eval'), (True, 'features_train')):
       out, new = jax.jit(lambda p, s, x, model=model, train=train: net.apply(model, p, s, x, train=train))(params, stats, image)
-      yield f'model_resnet{depth}: {key}', relative(out['pooled'], reference[key])
+      yield f'model_resnet{depth}: {key}', relative(out.pooled, reference[key])
     for key in ('mean', 'var'):
       yield f'model_resnet{depth}: bn1 running {key} after', relative(new['bn1'][key], reference[f'bn1_running_{key}_after'])
   reference, model = golden('model_vit_timm'), ViT(**TINY_VIT)
   params = import_torch.vit(timm_state(), shapes_of(model, 32)[0])
   out, _ = jax.jit(lambda p, x: net.apply(model, p, {}, x, train=False))(params, reference['image'].transpose(0, 2, 3, 1))
-  yield 'model_vit_timm: tokens', relative(out['tokens'], reference['tokens'])
+  yield 'model_vit_timm: tokens', relative(out.tokens, reference['tokens'])
 
 
 if __name__ == '__main__':

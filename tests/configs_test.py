@@ -12,7 +12,7 @@ import pytest
 
 from sslax.errors import UserError
 from sslax.run import config as configs
-from sslax.run import loop
+from sslax.run.prepare import assumed_facts, prepare_shapes
 from sslax.spec import build
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'configs'
@@ -28,35 +28,18 @@ def load(path):
 MODULES = {path.stem: load(path) for path in sorted(FOLDER.glob('*.py'))}
 RUNS = {name: module for name, module in MODULES.items() if 'method' in module.get_config()}  # compare.py names other files
 PRESETS = [(name, preset) for name, module in RUNS.items() for preset in module.PRESETS]
-# The step of a preset that differs from the file's largest in sizes and in the views is traced among the slow tests.
+# Presets that differ from the file's largest in sizes and in the views are traced among the slow tests.
 LARGEST = [(name, 'imagenet' if 'imagenet' in module.PRESETS else list(module.PRESETS)[-1]) for name, module in RUNS.items()]
-
-
-@pytest.mark.parametrize('name, preset', [preset for preset in PRESETS if preset not in LARGEST])
-def test_preset_builds_at_full_size(name, preset):
-  config = MODULES[name].get_config(preset)
-  configs.check(config, jax.device_count())
-  run = loop.prepare_shapes(config, num_examples=50_000)
-  assert run.total_steps > 0 and 'encoder' in run.abstract_state.params
 
 
 @pytest.mark.parametrize(
   'name, preset', [preset if preset in LARGEST else pytest.param(*preset, marks=pytest.mark.slow) for preset in PRESETS]
 )
-def test_preset_trains_at_full_size(name, preset):
+def test_preset_builds_at_full_size(name, preset):
   config = MODULES[name].get_config(preset)
   configs.check(config, jax.device_count())
-  run = loop.prepare_shapes(config, num_examples=50_000)
-  state = run.abstract_state
-  views = jax.eval_shape(run.method.views, jax.eval_shape(lambda: jax.random.key(0)), run.abstract_batch)
-  loss, out = jax.eval_shape(run.method.loss, state.params, state.memory, views, jax.random.key(0), state.step)
-  _, memory = jax.eval_shape(run.method.after, state.params, out.memory, state.step)
-  assert loss.shape == () and jax.tree.structure(memory) == jax.tree.structure(state.memory)
-  assert [(a.shape, a.dtype) for a in jax.tree.leaves(memory)] == [(a.shape, a.dtype) for a in jax.tree.leaves(state.memory)]
-  size = config.data.image_size
-  image = jax.ShapeDtypeStruct((2, size, size, 3), np.uint8)
-  pooled = jax.eval_shape(run.method.features, run.abstract_state.params, run.abstract_state.memory, {'image': image}).pooled
-  assert pooled.shape[0] == 2 and pooled.ndim == 2
+  run = prepare_shapes(config, assumed_facts(config, 50_000))  # which traces init, views, loss, after and features
+  assert run.total_steps > 0 and 'encoder' in run.abstract_state.params and run.features['pooled'].ndim == 2
 
 
 @pytest.mark.parametrize('name, preset', PRESETS)
@@ -69,7 +52,7 @@ def test_the_recipes_of_simclr():
   """Numbers that the paper and the official code state."""
   get = MODULES['simclr'].get_config
   imagenet, cifar = get('imagenet'), get('cifar10_simclr')
-  run = loop.prepare_shapes(imagenet, 1_281_167)
+  run = prepare_shapes(imagenet, assumed_facts(imagenet, 1_281_167))
   assert run.total_steps == 31_200 and run.steps_per_epoch == 312
   assert float(run.learning_rate(3120)) == pytest.approx(0.3 * 4096 / 256)  # 4.8 at the end of 10 epochs of warm-up
   assert float(run.learning_rate(31_200)) == pytest.approx(0, abs=1e-6)
@@ -80,7 +63,7 @@ def test_the_recipes_of_simclr():
 
 def test_lightlys_settings():
   config = MODULES['simclr'].get_config('cifar10')
-  run = loop.prepare_shapes(config, 50_000)
+  run = prepare_shapes(config, assumed_facts(config, 50_000))
   assert float(run.learning_rate(0)) == pytest.approx(0.06 * 512 / 128)
   assert float(run.learning_rate(96)) == float(run.learning_rate(0)) > float(run.learning_rate(97)), (
     'the rate changes between epochs only'
@@ -112,7 +95,7 @@ def test_the_recipes_of_simclr_v2(preset, rate, decay):
     ({'microbatches': 7}, ('microbatches=7',)),
     ({'num_steps': 5}, ('num_epochs', 'num_steps')),
     ({'data.max_bad_fraction': 1.5}, ('max_bad_fraction',)),
-    ({'data.crop_on': 'devise'}, ('crop_on', 'device')),
+    ({'data.cache': 'of'}, ('data.cache', 'off')),
     ({'seed': -1}, ('seed',)),
     ({'checkpoint.every_steps': 0}, ('checkpoint.every_steps',)),
   ],
@@ -138,7 +121,7 @@ def test_save_load_and_diff(tmp_path):
   config.log.every_steps = 10
   configs.refuse_other(config, tmp_path)
   old = json.loads((tmp_path / 'config.json').read_text())
-  del old['data']['text'], old['graft']  # a run from before there were such keys
+  del old['data']['cache'], old['graft'], old['method']['augment']['noise']  # a run from before there were such keys
   (tmp_path / 'config.json').write_text(json.dumps(old))
   configs.refuse_other(config, tmp_path)
   config.method.temperature = 0.7

@@ -75,7 +75,7 @@ def test_the_classifier_that_a_method_learnt(tmp_path):
   (row,) = rows(tmp_path)
   assert (row['features'], row['step'], row['probe']) == ('trained', 150, 'classifier')
   assert 0.3 < row['values']['top1'] < row['values']['top5'] <= 1
-  assert f'{row["values"]["top1"]:.3f}' in output and not (tmp_path / 'features').exists()
+  assert f'{row["values"]["top1"]:.3f}' in output
 
 
 def test_images_and_texts_in_one_space(tmp_path):
@@ -101,7 +101,34 @@ def test_images_and_texts_in_one_space(tmp_path):
 def test_no_classifier_where_the_method_has_none(finished):
   code, output = run('evaluate', f'--workdir={finished[0]}', '--probes=classifier', '--noreport')
   assert code == 2 and 'Traceback' not in output, output
-  assert 'SimCLR has none' in output and 'linear' in output
+  assert "classifier needs 'logits', and SimCLR gives pooled, tokens" in output
+
+
+@pytest.mark.parametrize(
+  'args, words',
+  [
+    (['--probes=knm'], ('knm', 'Did you mean knn')),
+    (['--probes=knn', '--set=knn.k'], ('knn.k', 'NAME.FIELD=VALUE')),
+    (['--probes=knn', '--set=knn.q=3'], ("no argument 'q'", '--probes=knn')),
+    (['--probes=knn', '--set=linear.max_iter=3'], ("no 'linear'",)),
+    (['--probes=knn', '--set=knn.k=0'], ('k=0 must be at least 1',)),
+    (['--probes=/nowhere.py:Probe'], ('/nowhere.py',)),
+  ],
+)
+def test_mistakes_about_probes(finished, args, words):
+  code, output = run('evaluate', f'--workdir={finished[0]}', *args)
+  assert code == 2 and 'Traceback' not in output and all(word in output for word in words), output
+
+
+def test_another_setting_extracts_nothing_again(finished):
+  """--knn_k=20 after --knn_k=10: other numbers, the same features."""
+  workdir, _ = finished
+  files = {path.name for path in (workdir / 'features').glob('*.npz')}
+  for flags in (['--knn_k=10'], ['--knn_k=20'], ['--set=knn.k=30']):
+    code, output = run('evaluate', f'--workdir={workdir}', '--probes=knn', '--noreport', *flags)
+    assert code == 0 and 'features:' not in output and 'knn probe' in output, output
+  assert {path.name for path in (workdir / 'features').glob('*.npz')} == files
+  assert {row['values']['k'] for row in rows(workdir) if row['probe'] == 'knn'} >= {10, 20, 30}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +136,6 @@ def test_no_classifier_where_the_method_has_none(finished):
   [
     (['--workdir=/nowhere'], ('config.json', '/nowhere')),
     ([], ('--workdir',)),
-    (['--workdir=x', '--probes=knm'], ('knm', 'knn')),
     (['--workdir=x', '--step=last'], ('--step=last', 'latest')),
   ],
 )

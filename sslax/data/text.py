@@ -23,7 +23,8 @@ from sslax.errors import BadRecord, UserError, suggest
 
 KINDS = ('bytes', 'bpe')
 MAX_CHARS = 2000  # of a caption that are used: several times what 77 tokens hold, and no megabyte is ever tokenised
-MAX_MERGES = 48_894  # what CLIP takes of its file, which has 262,144: 512 bytes + merges + start + end = 49,408
+MAX_MERGES = 48_894  # what CLIP takes of its file, which has 262,144
+VOCAB_SIZE = 512 + MAX_MERGES + 2  # bytes, merges, start and end: 49,408
 VOCAB_URL = 'https://github.com/openai/CLIP/raw/main/clip/bpe_simple_vocab_16e6.txt.gz'
 VOCAB_SHA256 = '924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a'
 

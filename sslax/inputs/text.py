@@ -42,8 +42,8 @@ class Text(Input):
 
   @property
   def vocab_size(self) -> int:
-    """Ids are below it."""
-    return self.tokenize.vocab_size
+    """Ids are below it. Of the published vocabulary it is known, which need not be here."""
+    return text.VOCAB_SIZE if self.tokenizer == 'bpe' and not self.vocab else self.tokenize.vocab_size
 
   def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     return {'text': jax.ShapeDtypeStruct((self.length,), np.int32)}

@@ -32,6 +32,11 @@ class TwoTowers(FromViews):
   num_views: ClassVar[int] = 1
 
   def inputs(self) -> dict[str, Input]:
+    """
+    Raises:
+      UserError: the text tower has fewer tokens than the tokenizer.
+    """  # fmt: skip
+    self.caption.require(self.text.vocab_size, 'config.method.text.vocab_size')
     return {**super().inputs(), 'text': self.caption}
 
   @property
@@ -61,10 +66,8 @@ class TwoTowers(FromViews):
     """(params, stats).
 
     Raises:
-      UserError: the text tower has fewer tokens than the tokenizer.
       ValueError: the towers end in spaces of different sizes.
     """
-    self.caption.require(self.text.vocab_size, 'config.method.text.vocab_size')
     image_rng, text_rng = jax.random.split(rng)
     image = branch.flatten_views(views['image'])
     params, stats = branch.init(self.image_modules, image_rng, image)

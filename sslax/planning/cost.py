@@ -36,7 +36,7 @@ def _flops(jaxpr) -> float:
       total += max(_flops(branch) for branch in params['branches'])
     else:
       times = params['length'] if name == 'scan' else params['mesh'].size if name == 'shard_map' else 1
-      total += times * sum(_flops(inner) for inner in params.values() if hasattr(inner, 'eqns'))
+      total += times * sum(_flops(part) for part in params.values() if hasattr(part, 'eqns'))
   return total
 
 

@@ -121,7 +121,7 @@ def test_without_a_neck_there_are_no_parameters_of_one():
   batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in tiny_batch().items()}
   params, memory = jax.eval_shape(lambda b: method.init(jax.random.key(0), method.views(jax.random.key(0), b)), batch)
   assert set(params) == set(memory['stats']) == {'encoder', 'classifier'}
-  assert method.num_classes == 4
+  assert method.label_classes == 4
 
 
 def test_the_neck_has_the_names_of_the_first_head_layer():

@@ -12,7 +12,7 @@ from models.import_torch_test import near, weights
 from sslax.errors import UserError
 from sslax.losses.image_text import clip
 from sslax.methods.clip import CLIP
-from sslax.models import import_torch, two_towers
+from sslax.models import import_torch
 from sslax.models.mlp import MLP
 from sslax.models.resnet_clip import ModifiedResNet
 from sslax.models.text import TextTransformer
@@ -108,7 +108,7 @@ def test_clip_is_transformers(golden, scan):
 
   @jax.jit
   def run(params, image, text):  # normalised images, as the reference takes them
-    out = two_towers.features(method.towers, params, stats, image, text)
+    out = method.features(params, {'stats': stats}, {'image': image, 'text': text})
     scale = jnp.exp(params['logit_scale'])
     logits = scale * out.embedding @ out.text_embedding.T
     return out, logits, clip(out.embedding, out.text_embedding, scale)

@@ -76,7 +76,7 @@ def encode(model, params, tokens):
 )
 def test_parameter_counts(fields, count):
   params = jax.eval_shape(lambda key: net.init(ViT(**fields), key, jnp.zeros((1, 224, 224, 3))), jax.random.key(0))[0]
-  assert net.count(params) == count
+  assert count(params) == count
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
 
 
