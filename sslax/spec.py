@@ -7,11 +7,13 @@ No registry and no import side effects. Every argument of the target becomes a l
 flag (`--config.method.temperature=0.2`), the saved config is complete, and a misspelt argument fails when the config is read.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
 import pathlib
 import sys
+import typing
 from typing import Any
 
 import ml_collections
@@ -30,13 +32,23 @@ def spec(target: Any, /, **arguments: Any) -> ml_collections.ConfigDict:
   Raises:
     UserError: `target` has no such argument.
   """
+  return _node(target, arguments, sys._getframe(1))
+
+
+class Nested:
+  """Base of dataclasses that, as a default of an argument, are written out as a node, so that their fields are flags too."""
+
+
+def _node(target, arguments, caller):
   parameters = _parameters(target)
-  _check(_name(target, sys._getframe(1)), parameters, arguments)
-  node = {'make': _name(target, sys._getframe(1))}
+  _check(_name(target, caller), parameters, arguments)
+  node = {'make': _name(target, caller)}
   for key, parameter in parameters.items():
     value = arguments.get(key, parameter.default)
-    if isinstance(value, int) and not isinstance(value, bool) and parameter.annotation in (float, 'float'):
+    if isinstance(value, int) and not isinstance(value, bool) and _takes_float(parameter.annotation):
       value = float(value)  # so that `--config.key=0.5` is not refused as a wrong type
+    if isinstance(value, Nested):
+      value = _node(type(value), {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, caller)
     if _is_config(value):
       node[key] = value
   node.update({k: v for k, v in arguments.items() if k not in node})
@@ -116,6 +128,11 @@ def _check(where, parameters, arguments):
   missing = [k for k, p in parameters.items() if p.default is p.empty and k not in arguments and p.kind is not p.VAR_POSITIONAL]
   if missing:
     raise UserError(f'{where} needs {", ".join(missing)}')
+
+
+def _takes_float(annotation) -> bool:
+  """Whether it is `float`, or a union such as `float | Ramp`."""
+  return annotation in (float, 'float') or float in typing.get_args(annotation)
 
 
 def _is_config(value) -> bool:

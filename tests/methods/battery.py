@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sslax.models import net
 from sslax.ops import fsdp as fsdp_rule
 from sslax.run.checkpoint import Checkpointer, state_hash
 from sslax.run.sharding import state_sharding
@@ -48,7 +49,8 @@ class Trainer:
     self.batch = self.place(tiny_batch() if batch is None else batch)
     init = functools.partial(init_state, method, self.tx, SEED)
     if fsdp > 1:
-      self.state = state_sharding(self.mesh, jax.eval_shape(init, self.batch))
+      shapes = jax.eval_shape(init, self.batch)
+      self.state = state_sharding(self.mesh, shapes, net.groups(method.modules, shapes.params))
     self.init = jax.jit(init, out_shardings=self.state)
     self.step = jit_step(method, self.tx, SEED, self.state, self.rows)
 

@@ -77,7 +77,7 @@ def test_one_rule_for_the_whole_state():
   encoder = tiny.vit(width=128, depth=8, scan=True)
   method, mesh = tiny_dino(encoder=encoder), sharding.make_mesh(1, 8)
   state = jax.eval_shape(functools.partial(init_state, method, optax.adam(1.0), 0), batch_of(method))
-  where = sharding.state_sharding(mesh, state)
+  where = sharding.state_sharding(mesh, state, net.groups(method.modules, state.params))
   adam = where.opt_state[0]
   for params in (where.params, adam.mu, adam.nu, {'encoder': where.memory['target']['encoder']}):
     blocks = params['encoder']['blocks']
