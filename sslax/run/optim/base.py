@@ -61,7 +61,7 @@ class Descent(Optimizer):
       it with both ends inside, so that they are at the peak one step earlier.)
     warmup_init: rate at step 0 of the warm-up, absolute: not scaled with the batch; without effect where there is none.
     schedule: of the rate after the warm-up: `Cosine`, `Constant` or `Multistep`.
-    weight_decay: strength, or a `Ramp` (DINO: 0.04 to 0.4); all optimizers decay with the strength at this step, adamw also times
+    weight_decay: strength, or a `Ramp` (DINO: 0.04 to 0.4); all optimizers decay with the strength at this step, AdamW also times
       the rate.
     exclude: parameters without weight decay and without the adaptation of LARS and LARC: 'auto' is what the networks say (biases,
       scales of norms), '' none (SwAV), otherwise a regex; EXCLUDE is one for biases and scales, to add to.
