@@ -6,7 +6,7 @@ Presets: digits, cifar10_cpu, cifar10, cifar10_solo, imagenet.
 from sslax import recipes
 from sslax.methods.barlow_twins import BarlowTwins
 from sslax.models.resnet import ResNet
-from sslax.run.optim import EXCLUDE, Optimizer
+from sslax.run.optim import EXCLUDE, Cosine, Larc, Lars
 from sslax.spec import spec
 
 
@@ -80,7 +80,7 @@ def cifar10_solo(config):
   Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/barlow.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-4)
+  recipes.solo_cifar10(config, optimizer=Larc, learning_rate=0.3, weight_decay=1e-4)
   config.method = spec(
     BarlowTwins,
     encoder=recipes.solo_encoder(),
@@ -111,13 +111,12 @@ def imagenet(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='lars',
+    Lars,
     learning_rate=0.2,
     warmup='10 epochs',
     weight_decay=1e-6,
-    end_fraction=0.001,
     groups=((EXCLUDE, 0.0048 / 0.2, 1.0), ('', 1.0, 1.0)),
+    schedule=spec(Cosine, end_fraction=0.001),
   )
 
 

@@ -7,7 +7,7 @@ from sslax import recipes
 from sslax.methods.byol import BYOL
 from sslax.models.resnet import ResNet
 from sslax.ops.schedules import Ramp
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Larc, Lars
 from sslax.spec import spec
 
 
@@ -87,7 +87,7 @@ def cifar10_solo(config):
   Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/byol.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='larc', learning_rate=1.0, weight_decay=1e-5)
+  recipes.solo_cifar10(config, optimizer=Larc, learning_rate=1.0, weight_decay=1e-5)
   config.method = spec(
     BYOL,
     encoder=recipes.solo_encoder(),
@@ -116,7 +116,7 @@ def imagenet(config):
     momentum=spec(Ramp, start=0.99, end=1.0),
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
+  config.optim = spec(Lars, learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
 
 
 PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, imagenet)

@@ -12,7 +12,7 @@ from sslax.models.resnet_clip import ModifiedResNet
 from sslax.models.text import TextTransformer
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import AdamW
 from sslax.spec import spec
 
 PIXELS = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
@@ -79,9 +79,7 @@ def fashion_cpu(config):
     augment=crop(size=64, area=(0.6, 1.0), flip=0.5),
     caption=spec(Text, tokenizer='bytes', length=56),
   )
-  config.optim = spec(
-    Optimizer, name='adamw', learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=0.1, b2=0.98, eps=1e-6
-  )
+  config.optim = spec(AdamW, learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=0.1, b2=0.98, eps=1e-6)
   config.checkpoint.every_steps = 200
 
 
@@ -142,8 +140,7 @@ def _openai(config):
   config.data.train, config.data.test = 'tar:/data/laion400m/*.tar', 'tfds:imagenet2012@validation'
   config.batch_size, config.num_steps = 32768, 390_625
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=5e-4,
     scaling='none',
     warmup='2000 steps',

@@ -10,7 +10,7 @@ from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import MultiCrop
-from sslax.run.optim import Optimizer
+from sslax.run.optim import AdamW, Cosine, Larc, Sgd
 from sslax.spec import spec
 
 
@@ -92,7 +92,7 @@ def cifar10_solo(config):
   Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/dino.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-6)
+  recipes.solo_cifar10(config, optimizer=Larc, learning_rate=0.3, weight_decay=1e-6)
   config.method = spec(
     DINO,
     encoder=recipes.solo_encoder(),
@@ -124,14 +124,12 @@ def imagenet(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=5e-4,
     warmup='10 epochs',
-    end_fraction=1e-6 / 1e-3,
-    weight_decay=0.04,
-    weight_decay_end=0.4,
+    weight_decay=spec(Ramp, start=0.04, end=0.4),
     clip_each=3.0,
+    schedule=spec(Cosine, end_fraction=1e-6 / 1e-3),
   )
 
 
@@ -148,7 +146,7 @@ def imagenet_boosted(config):
   del config.method['teacher_temperature']  # a number there; ml_collections keeps a field's type
   config.method.teacher_temperature = spec(Ramp, start=0.04, end=0.07, shape='linear', duration='30 epochs')
   config.method.prototypes = prototypes(65536)
-  config.optim.end_fraction = 1e-6 / 2e-3
+  config.optim.schedule.end_fraction = 1e-6 / 2e-3
 
 
 def imagenet_resnet50(config):
@@ -170,7 +168,7 @@ def imagenet_resnet50(config):
     teacher_temperature=spec(Ramp, start=0.04, end=0.07, shape='linear', duration='50 epochs'),
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='sgd', learning_rate=0.03, warmup='10 epochs', weight_decay=1e-4, clip_each=3.0)
+  config.optim = spec(Sgd, learning_rate=0.03, warmup='10 epochs', weight_decay=1e-4, clip_each=3.0)
 
 
 PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, imagenet, imagenet_boosted, imagenet_resnet50)

@@ -9,7 +9,7 @@ from sslax.models.prototypes import Prototypes
 from sslax.models.vit import ViT
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import MultiCrop, RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import AdamW, Cosine
 from sslax.spec import spec
 
 
@@ -69,15 +69,13 @@ def tiny_imagenet_cpu(config):
     momentum=spec(Ramp, start=0.99, end=1.0),
   )
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=5e-4,
     scaling='none',
     warmup='10%',
-    end_fraction=1e-3,
-    weight_decay=0.04,
-    weight_decay_end=0.4,
+    weight_decay=spec(Ramp, start=0.04, end=0.4),
     clip_each=3.0,
+    schedule=spec(Cosine, end_fraction=1e-3),
   )
   config.checkpoint.every_steps = 400
   config.online.every_steps = 400
@@ -106,14 +104,12 @@ def imagenet(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=5e-4,
     warmup='10 epochs',
-    end_fraction=1e-6 / 2e-3,
-    weight_decay=0.04,
-    weight_decay_end=0.4,
+    weight_decay=spec(Ramp, start=0.04, end=0.4),
     clip_each=3.0,
+    schedule=spec(Cosine, end_fraction=1e-6 / 2e-3),
   )
 
 
@@ -150,16 +146,14 @@ def dinov2(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=2e-4 / 1024**0.5,
     scaling='sqrt',
     warmup='100000 steps',
-    end_fraction=1e-6 / (2e-4 * 2**0.5),
-    weight_decay=0.04,
-    weight_decay_end=0.2,
+    weight_decay=spec(Ramp, start=0.04, end=0.2),
     groups=(('encoder/patches/projection', 0.2, 1.0), ('', 1.0, 1.0)),
     clip_each=3.0,
+    schedule=spec(Cosine, end_fraction=1e-6 / (2e-4 * 2**0.5)),
   )
 
 

@@ -9,7 +9,7 @@ from sslax.models.predictor import Predictor
 from sslax.models.vit import ViT
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import AdamW, Cosine
 from sslax.spec import spec
 
 
@@ -63,14 +63,12 @@ def tiny_imagenet_cpu(config):
     momentum=spec(Ramp, start=0.99, end=1.0, shape='linear'),
   )
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=1e-3,
     scaling='none',
     warmup='10%',
-    end_fraction=1e-3,
-    weight_decay=0.04,
-    weight_decay_end=0.4,
+    weight_decay=spec(Ramp, start=0.04, end=0.4),
+    schedule=spec(Cosine, end_fraction=1e-3),
   )
   config.checkpoint.every_steps = 400
   config.online.every_steps = 800
@@ -96,15 +94,13 @@ def imagenet_base(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=1e-3,
     scaling='none',
     warmup='40 epochs',
     warmup_init=2e-4,
-    end_fraction=1e-3,
-    weight_decay=0.04,
-    weight_decay_end=0.4,
+    weight_decay=spec(Ramp, start=0.04, end=0.4),
+    schedule=spec(Cosine, end_fraction=1e-3),
   )
 
 

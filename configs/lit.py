@@ -10,7 +10,7 @@ from sslax.methods.clip import CLIP
 from sslax.models.text import TextTransformer
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import AdamW
 from sslax.spec import spec
 
 
@@ -88,8 +88,7 @@ def imagenet(config):
     image=spec(Image, crop_on='host'),
   )
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=1e-3,
     scaling='none',
     warmup='10000 steps',

@@ -10,7 +10,7 @@ from sslax.models.decoder import Decoder
 from sslax.models.norm import BatchNorm
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.optim import EXCLUDE, Optimizer
+from sslax.run.optim import EXCLUDE, AdamW, Cosine, Larc
 from sslax.spec import spec
 
 PLAIN = dict(count=1, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)  # one crop and perhaps a flip
@@ -31,7 +31,7 @@ def encoder(**changes):
 
 def adamw(learning_rate, **changes):
   """AdamW with b2 = 0.95 and weight decay 0.05 on all but biases and scales: the class and mask tokens are decayed."""
-  return spec(Optimizer, name='adamw', learning_rate=learning_rate, **{**dict(b2=0.95, weight_decay=0.05), **changes})
+  return spec(AdamW, learning_rate=learning_rate, **{**dict(b2=0.95, weight_decay=0.05), **changes})
 
 
 def digits(config):
@@ -82,7 +82,7 @@ def cifar10_solo(config):
   Source: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/mae.yaml, crops from 0.08 and flips; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='adamw', learning_rate=2e-4, weight_decay=0.05)
+  recipes.solo_cifar10(config, optimizer=AdamW, learning_rate=2e-4, weight_decay=0.05)
   config.optim.b2 = 0.95
   config.method = spec(
     MAE,
@@ -156,7 +156,7 @@ def imagenet_finetune(config):
     5e-4,
     b2=0.999,
     warmup='5 epochs',
-    end_fraction=5e-4,  # 1e-6 after a peak of 2e-3
+    schedule=spec(Cosine, end_fraction=5e-4),  # 1e-6 after a peak of 2e-3
     layer_decay=0.65,
     exclude=EXCLUDE + '|/cls$',
   )
@@ -184,7 +184,7 @@ def imagenet_linear(config):
     freeze_encoder=True,
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='larc', learning_rate=0.1, warmup='10 epochs', weight_decay=0.0, freeze='^encoder/')
+  config.optim = spec(Larc, learning_rate=0.1, warmup='10 epochs', weight_decay=0.0, freeze='^encoder/')
 
 
 PRESETS = recipes.presets(digits, tiny_imagenet_cpu, cifar10_solo, imagenet, imagenet_large, imagenet_finetune, imagenet_linear)

@@ -7,7 +7,7 @@ from sslax import recipes
 from sslax.methods.metric_learning import MetricLearning
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Lars
 from sslax.spec import spec
 
 
@@ -89,7 +89,7 @@ def imagenet(config):
     margin=0.8,
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
+  config.optim = spec(Lars, learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
 
 
 PRESETS = recipes.presets(digits, digits_margin, cifar10_cpu, cifar10_cpu_margin, imagenet)

@@ -8,7 +8,7 @@ from sslax.methods.moco import MoCo
 from sslax.models.resnet import ResNet
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Cosine, Multistep, Sgd
 from sslax.spec import spec
 
 
@@ -84,7 +84,7 @@ def cifar10_solo(config):
   Theirs keeps a queue for each direction; here one takes the keys of both.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='sgd', learning_rate=0.3, weight_decay=1e-4)
+  recipes.solo_cifar10(config, optimizer=Sgd, learning_rate=0.3, weight_decay=1e-4)
   config.method = spec(
     MoCo,
     encoder=recipes.solo_encoder(),
@@ -118,14 +118,12 @@ def imagenet_v1(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='sgd',
+    Sgd,
     learning_rate=0.03,
-    schedule='multistep',
-    milestones=('120 epochs', '160 epochs'),
     warmup='0 steps',
     weight_decay=1e-4,
     exclude='',
+    schedule=spec(Multistep, milestones=('120 epochs', '160 epochs')),
   )
 
 
@@ -149,7 +147,9 @@ def imagenet(config):
     momentum=0.999,
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='sgd', learning_rate=0.03, per_epoch=True, warmup='0 steps', weight_decay=1e-4, exclude='')
+  config.optim = spec(
+    Sgd, learning_rate=0.03, warmup='0 steps', weight_decay=1e-4, exclude='', schedule=spec(Cosine, per_epoch=True)
+  )
 
 
 PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, imagenet_v1, imagenet)

@@ -8,7 +8,7 @@ from sslax.methods.moco_v3 import MoCoV3
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
 from sslax.ops.schedules import Ramp
-from sslax.run.optim import Optimizer
+from sslax.run.optim import AdamW, Larc, Lars
 from sslax.spec import spec
 
 
@@ -65,7 +65,7 @@ def cifar10_solo(config):
   Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/mocov3.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-6)
+  recipes.solo_cifar10(config, optimizer=Larc, learning_rate=0.3, weight_decay=1e-6)
   config.method = spec(
     MoCoV3,
     encoder=recipes.solo_encoder(),
@@ -96,7 +96,7 @@ def imagenet(config):
     momentum=spec(Ramp, start=0.99, end=1.0),
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
+  config.optim = spec(Lars, learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
 
 
 def imagenet_vit(config):
@@ -121,8 +121,7 @@ def imagenet_vit(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=1.5e-4,
     warmup='40 epochs',
     weight_decay=0.1,

@@ -6,7 +6,7 @@ Presets: digits, cifar10_cpu, cifar10, cifar10_solo, imagenet.
 from sslax import recipes
 from sslax.methods.nnclr import NNCLR
 from sslax.models.resnet import ResNet
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Larc, Lars
 from sslax.spec import spec
 
 
@@ -84,7 +84,7 @@ def cifar10_solo(config):
   Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/nnclr.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='larc', learning_rate=0.4, weight_decay=1e-5)
+  recipes.solo_cifar10(config, optimizer=Larc, learning_rate=0.4, weight_decay=1e-5)
   config.method = spec(
     NNCLR,
     encoder=recipes.solo_encoder(),
@@ -115,7 +115,7 @@ def imagenet(config):
     temperature=0.1,
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
+  config.optim = spec(Lars, learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
 
 
 PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, imagenet)

@@ -11,7 +11,7 @@ from sslax.models.resnet import ResNet
 from sslax.models.text import TextTransformer
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import AdamW
 from sslax.spec import spec
 
 
@@ -74,9 +74,7 @@ def fashion_cpu(config):
     augment=crop(size=64, area=(0.6, 1.0), flip=0.5),
     caption=spec(Text, tokenizer='bytes', length=56),
   )
-  config.optim = spec(
-    Optimizer, name='adamw', learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=0.1, b2=0.95, eps=1e-6
-  )
+  config.optim = spec(AdamW, learning_rate=2e-3, scaling='none', warmup='5%', weight_decay=0.1, b2=0.95, eps=1e-6)
   config.checkpoint.every_steps = 200
 
 
@@ -103,8 +101,7 @@ def imagenet(config):
     image=spec(Image, crop_on='host'),
   )
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=1e-3,
     scaling='none',
     warmup='10000 steps',

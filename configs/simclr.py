@@ -8,7 +8,7 @@ from sslax.methods.simclr import SimCLR
 from sslax.models.mlp import MLP
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Larc, Lars
 from sslax.spec import spec
 
 
@@ -86,7 +86,7 @@ def cifar10_solo(config):
   Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/simclr.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='larc', learning_rate=0.4, weight_decay=1e-4)
+  recipes.solo_cifar10(config, optimizer=Larc, learning_rate=0.4, weight_decay=1e-4)
   config.method = spec(
     SimCLR,
     encoder=recipes.solo_encoder(),
@@ -114,7 +114,7 @@ def cifar10_simclr(config):
     augment=spec(RandomViews, size=32, area=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_prob=0.0),
     temperature=0.5,
   )
-  config.optim = spec(Optimizer, name='lars', learning_rate=1.0, scaling='linear', warmup='10 epochs', weight_decay=1e-4)
+  config.optim = spec(Lars, learning_rate=1.0, scaling='linear', warmup='10 epochs', weight_decay=1e-4)
   config.checkpoint.every_steps = 970
   config.online.every_steps = 4850
 
@@ -140,7 +140,7 @@ def imagenet(config):
     temperature=0.1,
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='lars', learning_rate=0.3, scaling='linear', warmup='10 epochs', weight_decay=1e-6)
+  config.optim = spec(Lars, learning_rate=0.3, scaling='linear', warmup='10 epochs', weight_decay=1e-6)
 
 
 PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, cifar10_solo, cifar10_simclr, imagenet)

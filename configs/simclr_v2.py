@@ -13,7 +13,7 @@ from sslax.methods.simclr import SimCLR
 from sslax.methods.supervised import Supervised
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews
-from sslax.run.optim import EXCLUDE, Optimizer
+from sslax.run.optim import EXCLUDE, Lars
 from sslax.spec import spec
 
 SK = dict(sk_ratio=0.0625, block='bottleneck')
@@ -225,7 +225,7 @@ def imagenet(config):
     temperature=0.1,
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='lars', learning_rate=0.1, scaling='sqrt', warmup='5%', weight_decay=1e-4)
+  config.optim = spec(Lars, learning_rate=0.1, scaling='sqrt', warmup='5%', weight_decay=1e-4)
 
 
 def imagenet_finetune(config):
@@ -250,8 +250,7 @@ def imagenet_finetune(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='lars',
+    Lars,
     learning_rate=0.002,
     scaling='sqrt',
     warmup='0 steps',
@@ -284,8 +283,7 @@ def imagenet_distill(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='lars',
+    Lars,
     learning_rate=0.1,
     scaling='sqrt',
     warmup='5%',

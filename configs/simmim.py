@@ -7,7 +7,7 @@ from sslax import recipes
 from sslax.methods.simmim import SimMIM
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.optim import EXCLUDE, Optimizer
+from sslax.run.optim import EXCLUDE, AdamW, Multistep
 from sslax.spec import spec
 
 PLAIN = dict(count=1, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)  # one crop and perhaps a flip
@@ -16,7 +16,7 @@ PLAIN = dict(count=1, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)  # one crop
 def adamw(learning_rate, **changes):
   """AdamW with weight decay 0.05 on kernels and positions, gradients clipped at 5."""
   fields = dict(weight_decay=0.05, clip_norm=5.0, exclude=EXCLUDE + r'|(^|/)cls$|^mask_token$')
-  return spec(Optimizer, name='adamw', learning_rate=learning_rate, **{**fields, **changes})
+  return spec(AdamW, learning_rate=learning_rate, **{**fields, **changes})
 
 
 def digits(config):
@@ -76,7 +76,7 @@ def imagenet(config):
     augment=spec(RandomViews, **PLAIN, area=(0.67, 1.0), **recipes.IMAGENET),
     image=recipes.photos(),
   )
-  config.optim = adamw(1e-4, reference_batch=512, warmup='10 epochs', schedule='multistep', milestones=('700 epochs',))
+  config.optim = adamw(1e-4, reference_batch=512, warmup='10 epochs', schedule=spec(Multistep, milestones=('700 epochs',)))
 
 
 PRESETS = recipes.presets(digits, tiny_imagenet_cpu, imagenet)

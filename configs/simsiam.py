@@ -6,7 +6,7 @@ Presets: digits, cifar10_cpu, cifar10, cifar10_paper, cifar10_solo, imagenet.
 from sslax import recipes
 from sslax.methods.simsiam import SimSiam
 from sslax.models.resnet import ResNet
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Cosine, Sgd
 from sslax.spec import spec
 
 
@@ -95,9 +95,7 @@ def cifar10_paper(config):
     predictor=predictor(512, 2048),
     augment=recipes.lightly_views(area=(0.2, 1.0)),
   )
-  config.optim = spec(
-    Optimizer, name='sgd', learning_rate=0.03, warmup='0 steps', weight_decay=5e-4, exclude='', constant='^predictor/'
-  )
+  config.optim = spec(Sgd, learning_rate=0.03, warmup='0 steps', weight_decay=5e-4, exclude='', constant='^predictor/')
 
 
 def cifar10_solo(config):
@@ -108,7 +106,7 @@ def cifar10_solo(config):
   Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/simsiam.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='sgd', learning_rate=0.5, weight_decay=1e-5)
+  recipes.solo_cifar10(config, optimizer=Sgd, learning_rate=0.5, weight_decay=1e-5)
   config.method = spec(
     SimSiam,
     encoder=recipes.solo_encoder(),
@@ -138,14 +136,13 @@ def imagenet(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='sgd',
+    Sgd,
     learning_rate=0.05,
-    per_epoch=True,
     warmup='0 steps',
     weight_decay=1e-4,
     exclude='',
     constant='^predictor/',
+    schedule=spec(Cosine, per_epoch=True),
   )
 
 

@@ -7,7 +7,7 @@ from sslax import recipes
 from sslax.methods.supcon import SupCon
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Cosine, Lars, Sgd
 from sslax.spec import spec
 
 
@@ -77,15 +77,14 @@ def cifar10(config):
     temperature=0.1,
   )
   config.optim = spec(
-    Optimizer,
-    name='sgd',
+    Sgd,
     learning_rate=0.5 / 0.7,
     scaling='none',
     warmup='10 epochs',
     warmup_init=0.01,
-    end_fraction=0.001,
     weight_decay=1e-4 * 0.7,
     exclude='',
+    schedule=spec(Cosine, end_fraction=0.001),
   )
 
 
@@ -106,7 +105,7 @@ def imagenet(config):
     temperature=0.1,
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='lars', learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
+  config.optim = spec(Lars, learning_rate=0.3, warmup='10 epochs', weight_decay=1e-6)
 
 
 PRESETS = recipes.presets(digits, cifar10_cpu, cifar10, imagenet)

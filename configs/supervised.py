@@ -8,7 +8,7 @@ from sslax.methods.supervised import Supervised
 from sslax.models.resnet import ResNet
 from sslax.models.vit import ViT
 from sslax.ops.views import RandomViews
-from sslax.run.optim import EXCLUDE, Optimizer
+from sslax.run.optim import EXCLUDE, AdamW, Cosine, Sgd
 from sslax.spec import spec
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # SupContrast's for CIFAR-10
@@ -88,16 +88,14 @@ def cifar10(config):
     augment=spec(RandomViews, **PLAIN, size=32, area=(0.2, 1.0), interpolation='bilinear', mean=MEAN, std=STD),
   )
   config.optim = spec(
-    Optimizer,
-    name='sgd',
+    Sgd,
     learning_rate=0.8,
     scaling='none',
-    per_epoch=True,
     warmup='10 epochs',
     warmup_init=0.01,
-    end_fraction=1e-3,
     weight_decay=1e-4,
     exclude='',
+    schedule=spec(Cosine, end_fraction=1e-3, per_epoch=True),
   )
   config.checkpoint.every_steps = 960
 
@@ -130,15 +128,14 @@ def imagenet_finetune(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='adamw',
+    AdamW,
     learning_rate=5e-4,
     scaling='linear',
     warmup='5 epochs',
-    end_fraction=5e-4,  # 1e-6 after a peak of 2e-3
     weight_decay=0.05,
     layer_decay=0.65,
     exclude=EXCLUDE + '|/cls$',
+    schedule=spec(Cosine, end_fraction=5e-4),  # 1e-6 after a peak of 2e-3
   )
 
 

@@ -9,7 +9,7 @@ from sslax.models.prototypes import Prototypes
 from sslax.models.resnet import ResNet
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import MultiCrop, RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Adam, Cosine, Larc
 from sslax.spec import spec
 
 
@@ -64,14 +64,13 @@ def cifar10(config):
   """
   recipes.lightly_cifar10(config)
   config.optim = spec(
-    Optimizer,
-    name='adam',
+    Adam,
     learning_rate=1e-3,
     reference_batch=128,
-    per_epoch=True,
     warmup='0 steps',
     weight_decay=1e-6,
     exclude='',
+    schedule=spec(Cosine, per_epoch=True),
   )
   config.method = spec(
     SwAV,
@@ -91,7 +90,7 @@ def cifar10_solo(config):
   Source of recipe and number: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/swav.yaml; see recipes.solo_cifar10.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='larc', learning_rate=0.6, weight_decay=1e-6)
+  recipes.solo_cifar10(config, optimizer=Larc, learning_rate=0.6, weight_decay=1e-6)
   config.method = spec(
     SwAV,
     encoder=recipes.solo_encoder(),
@@ -131,15 +130,14 @@ def imagenet(config):
     image=recipes.photos(),
   )
   config.optim = spec(
-    Optimizer,
-    name='larc',
+    Larc,
     learning_rate=4.8,
     scaling='none',
     warmup='10 epochs',
     warmup_init=0.3,
-    end_fraction=0.001,
     weight_decay=1e-6,
     exclude='',
+    schedule=spec(Cosine, end_fraction=0.001),
   )
 
 

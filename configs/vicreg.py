@@ -6,7 +6,7 @@ Presets: digits, cifar10_cpu, cifar10_solo, imagenet.
 from sslax import recipes
 from sslax.methods.vicreg import VICReg
 from sslax.models.resnet import ResNet
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Cosine, Larc, Lars
 from sslax.spec import spec
 
 
@@ -59,7 +59,7 @@ def cifar10_solo(config):
   Their variance term is not halved: 50 here is their 25.
   Status: shape-checked, not yet run.
   """
-  recipes.solo_cifar10(config, name='larc', learning_rate=0.3, weight_decay=1e-4)
+  recipes.solo_cifar10(config, optimizer=Larc, learning_rate=0.3, weight_decay=1e-4)
   augment = recipes.solo_symmetric(area=(0.2, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0, solarize_prob=0.1)
   config.method = spec(
     VICReg,
@@ -86,7 +86,7 @@ def imagenet(config):
     augment=recipes.byol_views(),
     image=recipes.photos(),
   )
-  config.optim = spec(Optimizer, name='lars', learning_rate=0.2, warmup='10 epochs', weight_decay=1e-6, end_fraction=0.001)
+  config.optim = spec(Lars, learning_rate=0.2, warmup='10 epochs', weight_decay=1e-6, schedule=spec(Cosine, end_fraction=0.001))
 
 
 PRESETS = recipes.presets(digits, cifar10_cpu, cifar10_solo, imagenet)

@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import pathlib
 import sys
+import typing
 from typing import Any
 
 import ml_collections
@@ -135,7 +136,7 @@ def _leaves(parameters, arguments) -> dict[str, Any]:
   leaves = {}
   for key, parameter in parameters.items():
     value = _as_config(arguments.get(key, parameter.default))
-    if isinstance(value, int) and not isinstance(value, bool) and parameter.annotation in (float, 'float'):
+    if isinstance(value, int) and not isinstance(value, bool) and _takes_float(parameter.annotation):
       value = float(value)  # so that `--config.key=0.5` is not refused as a wrong type
     if _is_config(value):
       leaves[key] = value
@@ -151,6 +152,11 @@ def _as_config(value: Any) -> Any:
   target = type(value)
   fields = {key: vars(value)[key] for key in _parameters(target)}
   return ml_collections.ConfigDict({'make': f'{target.__module__}:{target.__qualname__}', **_leaves(_parameters(target), fields)})
+
+
+def _takes_float(annotation) -> bool:
+  """Whether it is `float`, or a union such as `float | Ramp`."""
+  return annotation in (float, 'float') or float in typing.get_args(annotation)
 
 
 def _is_config(value) -> bool:

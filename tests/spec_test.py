@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 import textwrap
 
@@ -7,9 +8,22 @@ import pytest
 from sslax.errors import UserError, suggest
 from sslax.models.mlp import MLP
 from sslax.models.resnet import ResNet
+from sslax.ops.schedules import Ramp
 from sslax.ops.views import RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import AdamW, Constant, Cosine
 from sslax.spec import build, find, spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+  size: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+  name: str = 'ours'
+  rate: float | Ramp = 0.5
+  inner: Inner = Inner(2)
 
 
 def test_round_trip_through_json():
@@ -26,7 +40,7 @@ def test_every_argument_becomes_a_leaf_with_its_default():
   node = spec(RandomViews, size=32)
   assert node.size == 32 and node.count == 2 and node.gray_prob == 0.2
   assert 'name' not in spec(MLP, features=(4,)) and 'parent' not in spec(MLP, features=(4,)), "Flax's own fields are no arguments"
-  assert spec(Optimizer).name == 'lars', 'a `name` that is no Flax field is an argument'
+  assert spec(Named).name == 'ours', 'a `name` that is no Flax field is an argument'
 
 
 def test_nodes_inside_tuples_and_dicts_are_built():
@@ -37,6 +51,20 @@ def test_nodes_inside_tuples_and_dicts_are_built():
 
 def test_integers_for_float_arguments_stay_flags():
   assert isinstance(spec(RandomViews, flip=1).flip, float)
+  assert isinstance(spec(AdamW, weight_decay=1).weight_decay, float), 'also where a ramp would do'
+  assert (
+    isinstance(spec(RandomViews, count=1).count, int)
+    and spec(AdamW, weight_decay=spec(Ramp, start=0, end=1)).weight_decay.end == 1
+  )
+
+
+def test_a_nested_default_is_a_node():
+  """Its fields are flags as the others are, and a class of this file is named by the file there, too."""
+  node = spec(Named)
+  assert node.inner.make == f'{__file__}:Inner' and isinstance(node.inner.size, float)
+  node.inner.size = 3.0
+  assert build(node.inner).size == 3.0
+  assert spec(AdamW).schedule == spec(Cosine) and spec(AdamW, schedule=Constant()).schedule == spec(Constant)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,10 @@ class IBOT(FromViews):
 
   @property
   def modules(self):
+    return {'encoder': self.encoder, **self.heads[1], **self.heads[0]}
+
+  @property
+  def heads(self):
     """(of the class tokens, of the patches), under the names of their parameters: patches may have none of their own."""
     shared = {'head': self.head, 'prototypes': self.prototypes}
     own = {'head': self.patch_head, 'prototypes': self.patch_prototypes}
@@ -105,7 +109,7 @@ class IBOT(FromViews):
     encoder, stats = net.init(self.encoder, encoder_rng, images)
     pooled = jnp.zeros((len(images), self.encoder.num_features))
     (of_class, class_stats), (of_patch, patch_stats) = (
-      branch.init(modules, key, pooled) for modules, key in zip(self.modules, (class_rng, patch_rng), strict=True)
+      branch.init(modules, key, pooled) for modules, key in zip(self.heads, (class_rng, patch_rng), strict=True)
     )
     if jax.tree.leaves((stats, class_stats, patch_stats)):
       raise UserError("iBOT's heads see padding too, which BatchNorm would count: use heads with norm='none' or 'ln'")
@@ -138,7 +142,7 @@ class IBOT(FromViews):
       pooled.append(out.pooled.reshape(*views.shape[:2], -1))
     t, _ = net.apply(steady(self.encoder), memory['target']['encoder'], {}, large, train=False, method='encode_images')
     # [V, B, K], [G, B, K], [N, M, K], [N, M, K]
-    class_modules, patch_modules = self.modules
+    class_modules, patch_modules = self.heads
     student = _logits(class_modules, params, jnp.moveaxis(jnp.concatenate(pooled, 1), 1, 0))
     teacher = _logits(class_modules, memory['target'], jnp.moveaxis(t.pooled.reshape(B, G, -1), 1, 0))
     student_patch, teacher_patch = (

@@ -62,6 +62,10 @@ class IJEPA(FromViews):
     jax.eval_shape(lambda: self._blocks(jax.random.key(0), 1))  # refuses areas that leave no context
 
   @property
+  def modules(self):
+    return {'encoder': self.encoder, 'predictor': self.predictor}
+
+  @property
   def grid(self) -> tuple[int, int]:
     """(H, W) in patches."""
     return (self.augment.size // self.encoder.patch,) * 2

@@ -53,6 +53,10 @@ class MAE(FromViews):
     if self.keep((self.augment.size // self.encoder.patch) ** 2) < 1:
       raise ValueError(f'mask_ratio={self.mask_ratio} leaves no patch of {self.augment.size} pixels')
 
+  @property
+  def modules(self):
+    return {'encoder': self.encoder, 'decoder': self.decoder}
+
   def keep(self, T: int) -> int:
     """How many of T patches stay: int(T (1 - ratio)), as in the official code, without its rounding error (ratio 0.9 of 100)."""
     return int(T * (1 - self.mask_ratio) + 1e-6)

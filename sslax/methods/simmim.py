@@ -49,6 +49,10 @@ class SimMIM(FromViews):
   def head(self) -> MLP:
     return MLP(features=(3 * self.encoder.patch**2,))
 
+  @property
+  def modules(self):
+    return {'encoder': self.encoder, 'head': self.head}
+
   def draw(self, rng: jax.Array, image: jax.Array) -> jax.Array:
     """[B, T] bool, 1 = removed, for images [B, H, W, 3]."""
     h, w = (side // self.mask_unit for side in image.shape[1:3])

@@ -1,6 +1,7 @@
 """The decoder of a masked autoencoder: a small transformer that fills in the patches that the encoder did not see."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import numpy as np
 
 from sslax.models.norm import one_of
 from sslax.models.positions import sincos
-from sslax.models.transformer import REMAT, make_blocks, run_blocks, xavier
+from sslax.models.transformer import REMAT, make_blocks, param_groups, run_blocks, xavier
+
+PyTree = Any
 
 
 class Decoder(nn.Module):
@@ -53,6 +56,11 @@ class Decoder(nn.Module):
     if self.width % self.heads or self.width % 4:
       raise ValueError(f'width={self.width} must be a multiple of heads={self.heads}, and of 4 for the positions')
     super().__post_init__()
+
+  @nn.nowrap
+  def param_groups(self, params: PyTree) -> PyTree:
+    """See `net.groups`."""
+    return param_groups(params)
 
   @nn.compact
   def __call__(self, tokens, restore, train: bool):

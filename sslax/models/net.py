@@ -1,9 +1,12 @@
-"""Flax behind two functions: `init -> (params, stats)` and `apply -> (out, stats)`. The only file that knows which Flax it is.
+"""Flax behind three functions: `init -> (params, stats)`, `apply -> (out, stats)`, and `groups`, what each parameter is.
 
-`stats` holds running statistics (BatchNorm); it is {} for networks without them. Methods keep it in their memory.
+The only file that knows which Flax it is. `stats` holds running statistics (BatchNorm); it is {} for networks without them.
+Methods keep it in their memory.
 """
 
-from collections.abc import Callable
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +16,8 @@ from sslax.errors import UserError
 from sslax.ops import fsdp, microbatches, tree
 
 PyTree = Any
+
+VECTORS = r'(bias|scale\d*)$'  # how biases and the scales of norms are called: Flax's names, LayerScale, a method's logit_scale
 
 
 def init(module: nn.Module, rng: jax.Array, *inputs: PyTree) -> tuple[PyTree, PyTree]:
@@ -51,7 +56,7 @@ def apply(
   """
 
   def once(stats, rng, *inputs):
-    variables = {'params': _whole(params), **({'batch_stats': stats} if stats else {})}
+    variables = {'params': _whole(module, params), **({'batch_stats': stats} if stats else {})}
     rngs = {'dropout': rng} if rng is not None else {}
     if train and stats:
       out, new = module.apply(variables, *inputs, train=True, rngs=rngs, mutable=['batch_stats'], method=method)
@@ -84,9 +89,61 @@ def apply(
   return jax.tree.map(join, out), stats
 
 
-def _whole(params):
+def _whole(module, params):
   """Weights that are split over the mesh, gathered for this application, except those that their own layer gathers."""
-  return tree.map_with_path(lambda path, w: w if fsdp.LAYERS.search(path) else fsdp.gather(w), params)
+  if fsdp.axis_size() == 1:
+    return params
+  return jax.tree.map(lambda w, group: w if group.gathered else fsdp.gather(w), params, _groups_of(module, params))
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """What a network says of one of its parameters: optimizers and sharding go by it. A leaf to JAX, which a NamedTuple is not.
+
+  Attributes:
+    decay: False: biases and scales of norms, which have no weight decay and no adaptation by LARS and LARC.
+    layer: for rates that decay with depth: 0 of embeddings, i + 1 of block i, that of the first where blocks are stacked; None:
+      after the last block.
+    stacked: the leading axis holds the layers of `nn.scan`.
+    gathered: where weights are split, the layer itself gathers it, one layer at a time (`transformer.layer`).
+  """
+
+  decay: bool = True
+  layer: int | None = None
+  stacked: bool = False
+  gathered: bool = False
+
+
+def groups(modules: Mapping[str, nn.Module], params: PyTree) -> PyTree:
+  """The tree of the `Group` of each parameter.
+
+  A module states them in a method `param_groups(params) -> tree of Group`. One that does not, and parts of `params` that no
+  module made (a temperature, a mask token), have `plain_groups`.
+
+  Args:
+    modules: the network behind params[name]; see `Method.modules`.
+    params: arrays or their shapes.
+
+  Raises:
+    UserError: a module's groups are no tree like its parameters.
+  """
+  named = {name: _groups_of(modules[name], part, name) for name, part in params.items() if name in modules}
+  return {**plain_groups(params), **named}
+
+
+def plain_groups(params: PyTree) -> PyTree:
+  """Groups by the names of the leaves alone: what is called like a bias or a scale has no decay, and there are no layers."""
+  return tree.map_with_path(lambda path, _: Group(decay=not re.search(VECTORS, path)), params)
+
+
+def _groups_of(module, params, name='params'):
+  if not hasattr(module, 'param_groups'):
+    return plain_groups(params)
+  found = module.param_groups(params)
+  same = jax.tree.structure(found) == jax.tree.structure(params)
+  if not same or not all(isinstance(group, Group) for group in jax.tree.leaves(found)):
+    raise UserError(f'{type(module).__name__}.param_groups must return a tree like {name}, with a net.Group for each leaf')
+  return found
 
 
 def captured_calls(function: Callable, *args: PyTree, method: str) -> tuple[PyTree, list[tuple]]:
@@ -104,7 +161,3 @@ def captured_calls(function: Callable, *args: PyTree, method: str) -> tuple[PyTr
   with nn.intercept_methods(note):
     out = function(*args)
   return out, calls
-
-
-def groups(modules, params):  # TEMPORARY
-  del modules, params

@@ -1,12 +1,16 @@
 """I-JEPA's predictor: a narrow transformer from the features of some patches to those of others."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from sslax.models.norm import one_of
 from sslax.models.positions import sincos
-from sslax.models.transformer import REMAT, make_blocks, run_blocks
+from sslax.models.transformer import REMAT, make_blocks, param_groups, run_blocks
+
+PyTree = Any
 
 
 class Predictor(nn.Module):
@@ -45,6 +49,11 @@ class Predictor(nn.Module):
     if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads or self.width % 4:
       raise ValueError(f'width={self.width}, depth={self.depth}, heads={self.heads}: width must be a multiple of heads and of 4')
     super().__post_init__()
+
+  @nn.nowrap
+  def param_groups(self, params: PyTree) -> PyTree:
+    """See `net.groups`."""
+    return param_groups(params)
 
   @nn.compact
   def __call__(self, x, context, target, valid, grid: tuple[int, int], train: bool):

@@ -2,13 +2,17 @@
 both ways (SigLIP, LiT; google-research/big_vision, text_transformer.py).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from sslax.method import Features
 from sslax.models.norm import one_of
-from sslax.models.transformer import REMAT, make_blocks, run_blocks
+from sslax.models.transformer import REMAT, make_blocks, param_groups, run_blocks
+
+PyTree = Any
 
 
 class TextTransformer(nn.Module):
@@ -68,6 +72,11 @@ class TextTransformer(nn.Module):
   @property
   def num_features(self) -> int:
     return self.width
+
+  @nn.nowrap
+  def param_groups(self, params: PyTree) -> PyTree:
+    """See `net.groups`."""
+    return param_groups(params, embeddings=('tokens', 'positions'))
 
   @nn.compact
   def __call__(self, ids, train: bool):

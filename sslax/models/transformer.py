@@ -3,15 +3,19 @@
 import dataclasses
 import functools
 import math
+import re
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sslax.models import net
 from sslax.models.mlp import initializers, symmetric_uniform
 from sslax.ops import fsdp
 
+PyTree = Any
 REMAT = {'none': None, 'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}  # what is kept
 
 
@@ -79,6 +83,27 @@ def make_blocks(network: nn.Module, *fields) -> nn.Module | list[nn.Module]:
   if network.scan:
     return Layer(*fields, name='blocks')
   return [Layer(*fields, name=f'blocks_{i}') for i in range(network.depth)]
+
+
+def param_groups(params: PyTree, embeddings: tuple[str, ...] = ()) -> PyTree:
+  """The tree of `net.Group` of a network whose blocks are those of `make_blocks`.
+
+  Args:
+    params: of the network.
+    embeddings: its parts that come before the blocks.
+  """
+
+  def known(name):
+    block = re.fullmatch(r'blocks(_(?P<index>\d+))?', name)
+    if not block:
+      return dict(layer=0) if name in embeddings else {}
+    scanned = block['index'] is None
+    return dict(layer=1 if scanned else int(block['index']) + 1, stacked=scanned, gathered=True)
+
+  def with_known(name, part):
+    return jax.tree.map(lambda group: dataclasses.replace(group, **known(name)), part)
+
+  return {name: with_known(name, part) for name, part in net.plain_groups(params).items()}
 
 
 def run_blocks(blocks: nn.Module | list[nn.Module], x: jax.Array, train: bool, rates: np.ndarray, mask=None) -> jax.Array:

@@ -1,6 +1,6 @@
 """Vision transformer (Dosovitskiy et al. 2021) as timm builds it, open between patches and encoder: MAE drops tokens there."""
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,9 @@ from sslax.method import Features
 from sslax.models.mlp import initializers
 from sslax.models.norm import one_of
 from sslax.models.positions import sincos
-from sslax.models.transformer import REMAT, layer, run_blocks, xavier
+from sslax.models.transformer import REMAT, layer, param_groups, run_blocks, xavier
+
+PyTree = Any
 
 VARIANTS = {'Ti': (192, 12, 3), 'S': (384, 12, 6), 'B': (768, 12, 12), 'L': (1024, 24, 16), 'H': (1280, 32, 16)}
 POSITIONS = ('learnt', 'sincos_mae', 'sincos_moco')
@@ -121,6 +123,11 @@ class ViT(nn.Module):
   @property
   def num_features(self) -> int:
     return self.sizes[0]
+
+  @nn.nowrap
+  def param_groups(self, params: PyTree) -> PyTree:
+    """See `net.groups`."""
+    return param_groups(params, embeddings=('patches', 'cls', 'cls_position'))
 
   def setup(self):
     width, depth, heads = self.sizes

@@ -7,7 +7,6 @@ anything.
 
 import functools
 import math
-import re
 from typing import Any
 
 import jax
@@ -16,8 +15,6 @@ from jax.sharding import PartitionSpec as P
 PyTree = Any
 
 MIN_SHARDED_SIZE = 2**14  # smaller leaves are replicated: the gather would cost more than the memory it saves
-SCANNED = re.compile(r'(^|/)blocks/')  # one leaf [L, ...] for L layers (`nn.scan`)
-LAYERS = re.compile(r'(^|/)blocks(_\d+)?/')  # weights that their own layer gathers, one layer at a time
 
 
 def axis_size() -> int:

@@ -74,14 +74,14 @@ SHAPES = ('cosine', 'linear', 'step')
 
 @dataclasses.dataclass(frozen=True)
 class Ramp(Setting):
-  """A hyper-parameter of a method that changes over the run, as a config writes it: momentum=spec(Ramp, start=0.996, end=1.0).
+  """A hyper-parameter that changes over the run, as a config writes it: momentum=spec(Ramp, start=0.996, end=1.0).
 
   Attributes:
     start: value at step 0.
     end: value from the end of `duration` on.
     shape: 'cosine', 'linear', or 'step': `start` until then.
     duration: see `duration`: '100%' of the run, '30 epochs', '313 steps'.
-    steps: what `duration` is in steps. The run's loop sets it; without one, give it instead of `duration`.
+    steps: what `duration` is in steps. `settle` sets it; without a run, give it instead of `duration`.
   """
 
   start: float
@@ -94,12 +94,9 @@ class Ramp(Setting):
     if self.shape not in SHAPES:
       raise ValueError(f'shape={self.shape!r} is none of {", ".join(SHAPES)}')
 
-  def settle(self, facts: Facts) -> 'Ramp':
-    """With `steps` set."""
-    if self.steps >= 0:
-      return self
-    units = dict(steps_per_epoch=facts.steps_per_epoch, batch_size=facts.batch_size, total_steps=facts.total_steps)
-    return dataclasses.replace(self, steps=duration(self.duration, **units, where='Ramp.duration'))
+  def settle(self, facts: Facts, where: str = 'duration') -> 'Ramp':
+    """With `steps` set; `where` as in `duration`."""
+    return dataclasses.replace(self, steps=in_steps(self.duration, facts, where)) if self.steps < 0 else self
 
   def __call__(self, step):
     if self.steps < 0:
@@ -155,6 +152,12 @@ def duration(
     raise UserError(f'{where}={value!r}: how many steps that is cannot be known here; write it in steps')
   steps = float(match[1]) * per_unit[unit]
   return max(1, round(steps)) if steps > 0 else 0
+
+
+def in_steps(value: int | str, facts: Facts, where: str = 'duration') -> int:
+  """`duration` in a run; one without epochs has steps_per_epoch = 0."""
+  units = dict(batch_size=facts.batch_size, total_steps=facts.total_steps, steps_per_epoch=facts.steps_per_epoch or None)
+  return duration(value, **units, where=where)
 
 
 def _check_positive(total):

@@ -5,7 +5,7 @@ import ml_collections
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews, TwoViews
 from sslax.recipes.base import CIFAR10, IMAGENET
-from sslax.run.optim import Optimizer
+from sslax.run.optim import AdamW, Cosine, Larc, Sgd
 from sslax.spec import spec
 
 Config = ml_collections.ConfigDict
@@ -18,7 +18,7 @@ def cifar10_cpu(config: Config, *, epochs: float = 6.0, learning_rate: float = 2
   """Data, length, optimizer of the `cifar10_cpu` presets: minutes on two cores."""
   config.data.train, config.data.test = 'tfds:cifar10@train', 'tfds:cifar10@test'
   config.batch_size, config.num_epochs = 256, epochs
-  config.optim = spec(Optimizer, name='adamw', learning_rate=learning_rate, scaling='none', warmup='5%', weight_decay=1e-4)
+  config.optim = spec(AdamW, learning_rate=learning_rate, scaling='none', warmup='5%', weight_decay=1e-4)
   config.checkpoint.every_steps = 200
   config.online.every_steps = 400
 
@@ -46,15 +46,14 @@ def lightly_cifar10(config: Config, *, learning_rate: float = 0.06, scale_rate: 
   config.data.train, config.data.test = 'tfds:cifar10@train', 'tfds:cifar10@test'
   config.batch_size, config.num_epochs = 512, 200.0
   config.optim = spec(
-    Optimizer,
-    name='sgd',
+    Sgd,
     learning_rate=learning_rate,
     scaling='linear' if scale_rate else 'none',
     reference_batch=128,
-    per_epoch=True,
     warmup='0 steps',
     weight_decay=5e-4,
     exclude='',
+    schedule=spec(Cosine, per_epoch=True),
   )
   config.checkpoint.every_steps = 970
   config.online.every_steps = 970
@@ -81,16 +80,15 @@ def lightly_asymmetric(**changes) -> Config:
 # solo-learn's CIFAR-10 table: vturrisi/solo-learn @ 9187ea3, scripts/pretrain/cifar/*.yaml and their augmentations.
 
 
-def solo_cifar10(config: Config, *, name: str, learning_rate: float, weight_decay: float) -> None:
+def solo_cifar10(config: Config, *, optimizer: type, learning_rate: float, weight_decay: float) -> None:
   """Batch 256, 1,000 epochs, rate x batch / 256 with 10 epochs of warm-up from 3e-5 and a cosine to 0. LARS is theirs: trust
   coefficient 0.02, clipped at the rate, momentum outside. They report an online linear classifier after the last epoch.
   """
   config.data.train, config.data.test = 'tfds:cifar10@train', 'tfds:cifar10@test'
   config.batch_size, config.num_epochs = 256, 1000.0
-  lars = dict(trust_coefficient=0.02, clip_lr=True) if name == 'larc' else dict(exclude='')
+  lars = dict(trust_coefficient=0.02, clip_lr=True) if optimizer is Larc else dict(exclude='')
   config.optim = spec(
-    Optimizer,
-    name=name,
+    optimizer,
     learning_rate=learning_rate,
     scaling='linear',
     warmup='10 epochs',

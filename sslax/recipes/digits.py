@@ -4,7 +4,7 @@ import ml_collections
 
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews
-from sslax.run.optim import Optimizer
+from sslax.run.optim import AdamW
 from sslax.spec import spec
 
 Config = ml_collections.ConfigDict
@@ -14,7 +14,7 @@ def digits(config: Config, *, epochs: float = 130.0, learning_rate: float = 1.5e
   """Data, length, optimizer and evaluation of the `digits` presets: 1,300 steps of 128 images with AdamW."""
   config.data.train, config.data.test = 'digits:@train', 'digits:@test'
   config.batch_size, config.num_epochs = 128, epochs
-  config.optim = spec(Optimizer, name='adamw', learning_rate=learning_rate, scaling='none', warmup='5%', weight_decay=1e-4)
+  config.optim = spec(AdamW, learning_rate=learning_rate, scaling='none', warmup='5%', weight_decay=1e-4)
   config.checkpoint.every_steps = 200
   config.online.every_steps = 200
   config.eval.probes.knn.k = 20

@@ -181,7 +181,7 @@ def _renamed(words: list[str]) -> list[str]:
   from sslax.run import legacy
 
   keys = [re.match(r'--(?:no)?config\.([^=]+)', word) for word in words]
-  if not any(key and legacy.where_it_went(key[1]) for key in keys):
+  if not any(key and (legacy.where_it_went(key[1]) or legacy.gone(key[1])) for key in keys):
     return words
   config, renamed = _config_alone(words), []
   for word, key in zip(words, keys, strict=True):
@@ -190,6 +190,8 @@ def _renamed(words: list[str]) -> list[str]:
       if not names:
         raise UserError(f'--config.{key[1]}: this config has nothing that it could set; it is {legacy.where_it_went(key[1])} now')
       renamed += [f'--config.{name}{word[key.end() :]}' for name in names]
+    elif key and legacy.gone(key[1]):
+      raise UserError(f'--config.{key[1]} is gone: {legacy.gone(key[1])}')
     else:
       renamed.append(word)
   return renamed

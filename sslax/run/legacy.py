@@ -45,6 +45,11 @@ def where_it_went(key: str) -> str:
   return ''
 
 
+def gone(key: str) -> str:
+  """What to write instead of a key that has no successor; '' for all others."""
+  return optim.GONE.get(key, '')
+
+
 def new_keys(key: str, config: Any) -> list[str]:
   """What an override of `key` sets in this config: the same key, or for an old one what took its place."""
   if key in OF_INPUTS:
@@ -72,7 +77,7 @@ def upgrade(saved: dict[str, Any]) -> dict[str, Any]:
   if 'method' in saved:
     new['method'] = _method(saved['method'], inputs)
   if 'optim' in saved:
-    new['optim'] = optim.upgrade(saved['optim'])
+    new['optim'] = optim.upgrade(saved['optim']) if saved['optim'].get('make') == optim.MAKE else saved['optim']
   return new
 
 

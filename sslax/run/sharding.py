@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from sslax.errors import UserError
 from sslax.ops import fsdp as rule
 from sslax.ops import tree
+from sslax.step import TrainState
 
 PyTree = Any
 
@@ -65,15 +66,31 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def state_sharding(mesh: Mesh, abstract_state: PyTree, groups: PyTree = None) -> PyTree:
-  """One rule for the whole state, see `ops.fsdp.split`: parameters, their moments and their targets are split alike."""
+def state_sharding(mesh: Mesh, abstract_state: TrainState, groups: PyTree) -> TrainState:
+  """One rule for the whole state, see `ops.fsdp.split`: parameters, their moments and their targets are split alike.
+
+  Args:
+    abstract_state: its shapes.
+    groups: of its parameters, see `models.net.groups`. A copy of a parameter elsewhere in the state is known by path and shape.
+  """
+  stacked = _stacked(abstract_state.params, groups)
 
   def place(path, leaf):
-    if rule.SCANNED.search(path) and leaf.ndim:
+    parts = path.split('/')
+    ends = ['/'.join(parts[i:]) for i in range(len(parts))]  # the longest first
+    if next((stacked[end, leaf.shape] for end in ends if (end, leaf.shape) in stacked), False):
       return NamedSharding(mesh, P(None, *rule.split(leaf.shape[1:], mesh.shape['fsdp'])))
     return NamedSharding(mesh, rule.split(leaf.shape, mesh.shape['fsdp']))
 
   return tree.map_with_path(place, abstract_state)
+
+
+def _stacked(params, groups):
+  """{(path, shape): is it stacked?}, by paths from the key of the module on, and from inside it: a target may lack the key."""
+  leaves = zip(tree.paths(params), jax.tree.leaves(params), jax.tree.leaves(groups), strict=True)
+  whole = {(path, leaf.shape): group.stacked for path, leaf, group in leaves}
+  inside = {(path.partition('/')[2], shape): stacked for (path, shape), stacked in whole.items()}
+  return {**inside, **whole}
 
 
 def with_sharding(abstract: PyTree, sharding: PyTree) -> PyTree:

@@ -1,5 +1,6 @@
 """Schedules against their closed forms, and durations in all their spellings."""
 
+import dataclasses
 import math
 
 import jax
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sslax.errors import UserError
+from sslax.method import Facts, settled
 from sslax.ops import schedules
+from sslax.ops.schedules import Ramp
 
 
 def warmup_cosine(step, base, total, warmup, end, init):
@@ -141,6 +144,42 @@ def test_what_is_no_duration(value):
 def test_a_unit_without_its_length(value):
   with pytest.raises(UserError, match=r'config\.optim\.warmup=.*write it in steps'):
     schedules.duration(value, where='config.optim.warmup')
+
+
+FACTS = Facts(batch_size=256, total_steps=39000, steps_per_epoch=195, num_records=50000, num_classes=10)
+
+
+def test_durations_in_a_run():
+  assert [schedules.in_steps(value, FACTS) for value in ('10 epochs', '1e6 examples', '5%', 7)] == [1950, 3906, 1950, 7]
+  for none in (0, None):
+    with pytest.raises(UserError, match=r'config\.x=.*write it in steps'):
+      schedules.in_steps('1 epoch', FACTS._replace(steps_per_epoch=none), 'config.x')
+    assert schedules.in_steps('5%', FACTS._replace(steps_per_epoch=none)) == 1950
+
+
+def test_ramps_settle_in_a_run():
+  """Wherever a method has one; to the bit what the schedule of that length is."""
+
+  @dataclasses.dataclass(frozen=True)
+  class Holder:
+    momentum: float | Ramp = Ramp(0.996, 1.0)
+    fixed: Ramp = Ramp(0.0, 1.0, 'linear', steps=4)
+    several: tuple = (Ramp(0.0, 2.0, 'step', '1 epoch'), 3)
+
+  held = settled(Holder(), FACTS)
+  assert held.momentum.steps == 39000 and held.fixed.steps == 4 and held.several[0].steps == 195
+  for step in (0, 1, 7, 19500, 38999, 39000, 50000):
+    assert held.momentum(step) == schedules.cosine(0.996, 1.0, 39000)(step)
+    assert schedules.at(held.momentum, step) == held.momentum(step)
+  np.testing.assert_allclose([held.fixed(s) for s in (0, 1, 4, 9)], [0, 0.25, 1, 1])
+  assert [held.several[0](s) for s in (0, 194, 195)] == [0, 0, 2] and schedules.at(0.5, 3) == 0.5
+  assert Ramp(0.0, 1.0, steps=0)(0) == 1
+  with pytest.raises(ValueError, match='settle it first'):
+    Ramp(0.0, 1.0)(0)
+  with pytest.raises(ValueError, match='shape='):
+    Ramp(0.0, 1.0, 'cosin')
+  with pytest.raises(UserError, match=r"config\.x='soon' is no duration"):
+    Ramp(0.0, 1.0, duration='soon').settle(FACTS, 'config.x')
 
 
 NUMBERS, WORDS = st.text('0123456789.e+-', max_size=5), st.sampled_from(['', '%', 's', 'steps', 'epoch', 'examples'])

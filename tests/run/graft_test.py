@@ -23,7 +23,7 @@ from sslax.run import graft, loop, sharding
 from sslax.run.checkpoint import Checkpointer
 from sslax.run.config import base_config
 from sslax.run.faults import StopRequest
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Sgd
 from sslax.spec import spec
 from sslax.step import init_state
 
@@ -336,7 +336,7 @@ def config_of(method=None, **fields):
   config = base_config()
   config.batch_size, config.num_steps, config.data.image_size, config.data.test = 32, 2, 8, ''
   config.method = method or spec(Toy)
-  config.optim = spec(Optimizer, name='sgd', learning_rate=0.0, warmup='0', weight_decay=0.0)  # the parameters stay
+  config.optim = spec(Sgd, learning_rate=0.0, warmup='0', weight_decay=0.0)  # the parameters stay
   config.update(fields)
   return config
 

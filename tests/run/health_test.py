@@ -10,7 +10,7 @@ from sslax.run import loop
 from sslax.run.config import base_config
 from sslax.run.faults import StopRequest, read_status
 from sslax.run.health import GRACE, INFORMATION, PATIENCE, STD, Health
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Sgd
 from sslax.spec import spec
 
 
@@ -79,7 +79,7 @@ def train(workdir, steps, at, stop=None):
   config.batch_size, config.num_steps, config.data.image_size, config.data.test = 32, steps, 8, ''
   config.log.every_steps = 50  # the metrics of every step count, logged or not
   config.method = spec(Collapsing, at=at)
-  config.optim = spec(Optimizer, name='sgd', learning_rate=0.001, warmup='0')
+  config.optim = spec(Sgd, learning_rate=0.001, warmup='0')
   run = loop.prepare(config)
   workdir.mkdir(exist_ok=True)
   loop.train(run, loop.lower(run), workdir, stop or StopRequest())

@@ -12,7 +12,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 from methods import tiny
-from methods.battery import Trainer
+from methods.battery import Trainer, tiny_batch
 from methods.clip_test import captions, text, tiny_clip
 from methods.dino_test import tiny_dino
 from methods.mae_test import tiny_mae
@@ -43,7 +43,7 @@ def scanned_mae(scan=True, remat='none', **changes):
 def scanned_clip(**changes):
   fields = dict(scan=True, remat='full')
   vit = tiny.vit(depth=2, pre_norm=True, patch_bias=False, weight_init='clip', activation='quick_gelu', **fields)
-  return tiny_clip(encoder=vit, text=text(depth=2, **fields), **changes)
+  return tiny_clip(encoder=vit, text=text(depth=2, vocab_size=259, **fields), **changes)
 
 
 def scanned_dino(**changes):
@@ -51,8 +51,8 @@ def scanned_dino(**changes):
 
 
 def batch_of(method):
-  batch = Trainer(method).batch
-  return {**jax.tree.map(np.asarray, batch), **({'text': captions()} if method.uses_text else {})}
+  batch = {**tiny_batch(), 'text': captions()}
+  return {key: batch[key] for key in ('index', 'label', *method.inputs())}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_one_rule_for_the_whole_state():
   encoder = tiny.vit(width=128, depth=8, scan=True)
   method, mesh = tiny_dino(encoder=encoder), sharding.make_mesh(1, 8)
   state = jax.eval_shape(functools.partial(init_state, method, optax.adam(1.0), 0), batch_of(method))
-  where = sharding.state_sharding(mesh, state)
+  where = sharding.state_sharding(mesh, state, net.groups(method.modules, state.params))
   adam = where.opt_state[0]
   for params in (where.params, adam.mu, adam.nu, {'encoder': where.memory['target']['encoder']}):
     blocks = params['encoder']['blocks']

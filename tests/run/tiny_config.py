@@ -6,7 +6,7 @@ from sslax.models.mlp import MLP
 from sslax.models.resnet import ResNet
 from sslax.ops.views import RandomViews
 from sslax.run.config import base_config
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Sgd
 from sslax.spec import spec
 
 
@@ -20,7 +20,7 @@ def get_config(preset=''):
     augment=spec(RandomViews, size=8, area=(0.5, 1.0), flip=0.0, jitter=(0.4, 0.4, 0.0, 0.0), gray_prob=0.0, blur_prob=0.0),
     image=spec(Image, size=8),
   )
-  config.optim = spec(Optimizer, name='sgd', learning_rate=0.1, scaling='none', warmup='5 steps', weight_decay=1e-4)
+  config.optim = spec(Sgd, learning_rate=0.1, scaling='none', warmup='5 steps', weight_decay=1e-4)
   config.checkpoint.every_steps, config.checkpoint.keep = 5, 2
   if preset == 'photos':
     config.method.image.crop_on = 'host'

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from sslax.method import Method, Output
 from sslax.models import net
 from sslax.run.config import base_config
-from sslax.run.optim import Optimizer
+from sslax.run.optim import Adam
 from sslax.spec import spec
 
 
@@ -53,6 +53,6 @@ def get_config(preset: str = 'digits'):
   config = base_config()
   config.batch_size, config.num_steps, config.data.image_size = 64, 20, 8
   config.method = spec(LinearAutoencoder, encoder=spec(Linear, width=16))
-  config.optim = spec(Optimizer, name='adam', learning_rate=3e-3, scaling='none', warmup='0 steps', weight_decay=0.0)
+  config.optim = spec(Adam, learning_rate=3e-3, scaling='none', warmup='0 steps', weight_decay=0.0)
   config.checkpoint.every_steps = 10
   return config
