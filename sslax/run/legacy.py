@@ -90,7 +90,16 @@ def _method(node: Any, inputs: dict[str, dict[str, Any]]) -> Any:
     values = inputs[make]
     if values and field not in new and all(name in new for name in tell) and values.get('tokenizer', True):
       new[field] = {'make': make, **values}
+      if values.get('size', 0) == _size_of_views(new['augment']):
+        new[field]['size'] = 0  # what it says today where it is that of the views
   return new
+
+
+def _size_of_views(augment: Any) -> int:
+  """Of the first, in pixels."""
+  while hasattr(augment, 'keys') and 'size' not in augment:
+    augment = augment.get('large', augment.get('first'))
+  return augment['size'] if hasattr(augment, 'keys') else -1
 
 
 def _nodes(config: Any, make: str, prefix: str = '') -> Iterator[str]:
