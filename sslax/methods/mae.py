@@ -14,7 +14,7 @@ from sslax.models.decoder import Decoder
 from sslax.models.joint_embedding import FromViews
 from sslax.models.vit import ViT
 from sslax.ops.masks import KINDS, Masks, draw_noise, from_noise
-from sslax.ops.patches import patchify, reconstruction
+from sslax.ops.patches import grid_of, patchify, reconstruction
 from sslax.ops.views import RandomViews
 
 
@@ -61,9 +61,13 @@ class MAE(FromViews):
     """How many of T patches stay: int(T (1 - ratio)), as in the official code, without its rounding error (ratio 0.9 of 100)."""
     return int(T * (1 - self.mask_ratio) + 1e-6)
 
+  def grid(self, image: jax.Array) -> tuple[int, ...]:
+    """Rows and columns of the patches of images [B, H, W, 3]."""
+    return grid_of(image.shape[1:3], self.encoder.patch)
+
   def draw(self, rng: jax.Array, image: jax.Array) -> Masks:
     """Which patches of images [B, H, W, 3] are removed."""
-    h, w = (side // self.encoder.patch for side in image.shape[1:3])
+    h, w = self.grid(image)
     keep = self.keep(h * w)
     return from_noise(draw_noise(rng, len(image), (h, w), self.masking, h * w - keep), keep)
 
@@ -73,7 +77,7 @@ class MAE(FromViews):
     encoder, _ = net.init(self.encoder, encoder_rng, x)
     removed = self.draw(mask_rng, x)
     tokens = self.encode(encoder, x, removed.kept, train=False)
-    decoder, _ = net.init(self.decoder, decoder_rng, tokens, removed.restore)
+    decoder, _ = net.init(self.decoder, decoder_rng, tokens, removed.restore.reshape(len(x), *self.grid(x)))
     return {'encoder': encoder, 'decoder': decoder}, {}
 
   def encode(self, params, x, kept, *, train, rng=None):
@@ -89,7 +93,8 @@ class MAE(FromViews):
   def predict(self, params, x, removed: Masks, *, train, rng=None):
     """[B, T, p*p*3] in the units of `target`, for every patch of normalised images [B, H, W, 3]."""
     tokens = self.encode(params['encoder'], x, removed.kept, train=train, rng=rng)
-    prediction, _ = net.apply(self.decoder, params['decoder'], {}, tokens, removed.restore, train=train)
+    restore = removed.restore.reshape(len(x), *self.grid(x))
+    prediction, _ = net.apply(self.decoder, params['decoder'], {}, tokens, restore, train=train)
     return prediction
 
   def loss(self, params, memory, views, rng, step):

@@ -1,6 +1,30 @@
-"""Fixed tables of positions."""
+"""Fixed tables of positions, for grids of any rank."""
+
+import math
 
 import numpy as np
+
+KINDS = ('sincos_mae', 'sincos_moco', 'sincos_line')
+
+
+def table(grid: tuple[int, ...], width: int, kind: str) -> np.ndarray:
+  """Positions [*grid, width] float32: `sincos` of a grid of two axes, or 'sincos_line', `line` over all places row by row.
+
+  Raises:
+    ValueError: this kind has no table for a grid of this rank.
+  """
+  if kind == 'sincos_line':
+    return line(math.prod(grid), width).reshape(*grid, width)
+  if len(grid) != 2:
+    raise ValueError(f'positions={kind!r} are for two axes, and the grid is {grid}: take sincos_line or learnt')
+  return sincos(*grid, width, kind)
+
+
+def line(n: int, width: int) -> np.ndarray:
+  """Vaswani et al. 2017, section 3.5: sine in the even channels and cosine in the odd ones, [n, width] float32."""
+  angle = np.arange(n)[:, None] / 10000.0 ** (2 * (np.arange(width) // 2) / width)[None]
+  angle[:, 0::2], angle[:, 1::2] = np.sin(angle[:, 0::2]), np.cos(angle[:, 1::2])
+  return angle.astype(np.float32)
 
 
 def sincos(h: int, w: int, width: int, order: str) -> np.ndarray:

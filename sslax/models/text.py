@@ -10,7 +10,7 @@ import numpy as np
 
 from sslax.method import Features
 from sslax.models.norm import one_of
-from sslax.models.transformer import REMAT, make_blocks, param_groups, run_blocks
+from sslax.models.transformer import ACTIVATIONS, REMAT, make_blocks, param_groups, run_blocks
 
 PyTree = Any
 
@@ -30,7 +30,7 @@ class TextTransformer(nn.Module):
     pool: 'argmax' = the end token, 'last' = position L - 1, whatever is there (it sees the text either way), 'mean' = mean of the
       text's tokens, 'cls' = the first token (for causal=False).
     mlp_ratio: hidden size of the MLP over width.
-    activation: 'gelu' (exact) or 'quick_gelu' (OpenAI's weights).
+    activation: of the MLP, one of `transformer.ACTIVATIONS`; OpenAI's weights have 'quick_gelu'.
     eps: of the layer norms.
     weight_init: 'clip' = tokens N(0, 0.02), positions N(0, 0.01), the rest in `transformer.block_initializers`; 'mae' = dense
       Xavier uniform, tokens and positions with variance 1/D (big_vision).
@@ -55,7 +55,7 @@ class TextTransformer(nn.Module):
 
   def __post_init__(self):
     one_of('pool', self.pool, ('argmax', 'last', 'mean', 'cls'))
-    one_of('activation', self.activation, ('gelu', 'quick_gelu'))
+    one_of('activation', self.activation, tuple(ACTIVATIONS))
     one_of('weight_init', self.weight_init, ('clip', 'mae'))
     one_of('remat', self.remat, REMAT)
     one_of('attention', self.attention, ('xla', 'cudnn'))

@@ -16,6 +16,11 @@ from sslax.models.mlp import initializers, symmetric_uniform
 from sslax.ops import fsdp
 
 PyTree = Any
+ACTIVATIONS = {
+  'gelu': functools.partial(jax.nn.gelu, approximate=False),
+  'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),  # GPT-2's
+  'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),  # that of OpenAI's CLIP
+}
 REMAT = {'none': None, 'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}  # what is kept
 
 
@@ -32,7 +37,8 @@ class Block(nn.Module):
   attention: str
   dtype: str
   activation: str = 'gelu'
-  depth: int = 1  # blocks in the network, for weight_init='clip'
+  depth: int = 1  # blocks in the network, for weight_init='clip' and 'gpt2'
+  dropout: float = 0.0  # rate, of attention weights and of both residual branches (GPT)
 
   @nn.compact
   def __call__(self, x, train: bool, rate, mask=None):
@@ -45,16 +51,17 @@ class Block(nn.Module):
       if self.layer_scale:
         scale = self.param(name, nn.initializers.constant(self.layer_scale), (D,))
         y = y * scale.astype(y.dtype)[None, None]
+      y = self.thin(y, train)
       return x + (drop_path(self.make_rng('dropout'), y, rate) if self.drop and train else y)
 
     init = block_initializers(self.weight_init, D, self.depth)
     y = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm1')(x)
     y = dense(3 * D, 'qkv', init['qkv'], self.qkv_bias)(y)
     q, k, v = jnp.unstack(y.reshape(B, T, 3, self.heads, D // self.heads), axis=2)
-    y = self.attend(q, k, v, mask).reshape(B, T, D)
+    y = (self.attend_in_part(q, k, v, mask) if self.dropout and train else self.attend(q, k, v, mask)).reshape(B, T, D)
     x = residual(x, dense(D, 'proj', init['proj'])(y), 'scale1')
     y = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm2')(x)
-    y = activation(self.activation)(dense(self.hidden, 'fc1', init['fc1'])(y))
+    y = ACTIVATIONS[self.activation](dense(self.hidden, 'fc1', init['fc1'])(y))
     return residual(x, dense(D, 'fc2', init['fc2'])(y), 'scale2')
 
   def attend(self, q, k, v, mask=None):
@@ -64,6 +71,17 @@ class Block(nn.Module):
       mask: bool, broadcast to [B, heads, T, T]; 1 = the query (row) attends to the key (column).
     """
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.attention)
+
+  def attend_in_part(self, q, k, v, mask=None):
+    """`attend` with dropout of the weights, which the fused one does not have."""
+    scores = jnp.einsum('bqhd,bkhd->bhqk', q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
+    scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
+    weights = self.thin(jax.nn.softmax(scores, axis=-1), True).astype(v.dtype)
+    return jnp.einsum('bhqk,bkhd->bqhd', weights, v)
+
+  def thin(self, x, train):
+    """`dropout`, or as it is where there is none."""
+    return dropout(self.make_rng('dropout'), x, self.dropout) if self.dropout and train else x
 
 
 def layer(network: nn.Module) -> type[Block]:
@@ -133,19 +151,23 @@ def block_initializers(weight_init: str, width: int, depth: int) -> dict:
 
   'clip' is normal with std D^-0.5 for query, key and value, (2D)^-0.5 for fc1, D^-0.5 (2 depth)^-0.5 for the two that end in the
   residual stream: the official code's for the text transformer (openai/CLIP, model.py), which leaves those of the image tower as
-  PyTorch makes them. Here both towers have it.
+  PyTorch makes them. Here both towers have it. 'gpt2' is normal with std 0.02, and 0.02 (2 depth)^-0.5 for the two that end in
+  the residual stream (Radford et al. 2019, section 2.3: 1/sqrt(N) of N residual layers; the std is that of the official code).
   """
+  normal = nn.initializers.normal
+  if weight_init == 'gpt2':
+    out = normal(0.02 * (2 * depth) ** -0.5)
+    return {'qkv': normal(0.02), 'proj': out, 'fc1': normal(0.02), 'fc2': out}
   if weight_init == 'clip':
-    normal = nn.initializers.normal
     out = normal((2 * depth * width) ** -0.5)
     return {'qkv': normal(width**-0.5), 'proj': out, 'fc1': normal((2 * width) ** -0.5), 'fc2': out}
   init = initializers('trunc_normal_0.02', width)[0] if weight_init == 'timm' else xavier
   return {'qkv': xavier_qkv if weight_init == 'moco' else init, 'proj': init, 'fc1': init, 'fc2': init}
 
 
-def activation(name: str):
-  """'gelu' (exact) or 'quick_gelu', x sigmoid(1.702 x), which OpenAI's CLIP was trained with."""
-  return {'gelu': lambda x: jax.nn.gelu(x, approximate=False), 'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x)}[name]
+def dropout(rng, y, rate):
+  """Zeroes single numbers of y with probability `rate`, divides the others by 1 - rate (Srivastava et al. 2014)."""
+  return jnp.where(jax.random.bernoulli(rng, 1 - rate, y.shape), y / (1 - rate), 0).astype(y.dtype)
 
 
 def drop_path(rng, y, rate):

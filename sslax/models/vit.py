@@ -1,5 +1,9 @@
-"""Vision transformer (Dosovitskiy et al. 2021) as timm builds it, open between patches and encoder: MAE drops tokens there."""
+"""Vision transformer (Dosovitskiy et al. 2021) as timm builds it, open between patches and encoder: MAE drops tokens there.
 
+Images are one case: what is cut into patches may have any number of axes, so clips and spectrograms have the same network.
+"""
+
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -8,15 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslax.method import Features
+from sslax.models import positions
 from sslax.models.mlp import initializers
 from sslax.models.norm import one_of
-from sslax.models.positions import sincos
-from sslax.models.transformer import REMAT, layer, param_groups, run_blocks, xavier
+from sslax.models.transformer import ACTIVATIONS, REMAT, layer, param_groups, run_blocks, xavier
+from sslax.ops.patches import grid_of, sides
 
 PyTree = Any
 
 VARIANTS = {'Ti': (192, 12, 3), 'S': (384, 12, 6), 'B': (768, 12, 12), 'L': (1024, 24, 16), 'H': (1280, 32, 16)}
-POSITIONS = ('learnt', 'sincos_mae', 'sincos_moco')
+POSITIONS = ('learnt', *positions.KINDS)
 
 
 class Encoded(NamedTuple):
@@ -27,7 +32,7 @@ class Encoded(NamedTuple):
 
 
 class ViT(nn.Module):
-  """Images [B, H, W, C] -> Features, 'pooled' [B, D] and 'tokens' [B, h, w, D] after the final norm, float32.
+  """Images [B, H, W, C], clips [B, T, H, W, C], ... -> Features, 'pooled' [B, D] and 'tokens' [B, *grid, D] after the final norm.
 
   `__call__` is `encode(embed(x), train)` without the class token, which is the first where there is one. Drop path draws from the
   rng 'dropout'.
@@ -36,11 +41,11 @@ class ViT(nn.Module):
     variant: 'Ti', 'S', 'B', 'L', 'H' = (width, depth, heads) of timm; '' = given by the next three. MoCo v3's ViT-S has heads=12.
     width, depth, heads: override the variant's where not 0.
     mlp_ratio: hidden size of the MLP over width.
-    patch: pixels, square.
+    patch: pixels, square; or the sides of a patch, one an axis: (2, 16, 16) frames and pixels.
     pool: 'cls' = the class token, 'mean' = mean of the patch tokens; both after the final norm.
     class_token: prepend one.
     positions: 'learnt' (another image size than at init interpolates them, bicubic with a = -0.5; PyTorch's kernel has -0.75),
-      'sincos_mae' or 'sincos_moco', see `sincos`.
+      'sincos_mae', 'sincos_moco' or 'sincos_line', see `positions.table`.
     drop_path: rate of the last block, linear from 0 at the first (Huang et al. 2016).
     layer_scale: initial value of LayerScale (Touvron et al. 2021), 0 = none.
     qkv_bias: a bias in the query, key and value projections.
@@ -48,9 +53,10 @@ class ViT(nn.Module):
     weight_init: biases 0, learnt positions N(0, 0.02), and
       'timm': dense N(0, 0.02), patches uniform +-1/sqrt(fan-in), class token N(0, 1e-6);
       'mae': dense and patches (as a matrix) Xavier uniform, class token N(0, 0.02);
+      'xavier': as 'mae', with patches as in 'timm' (VideoMAE, whose official code leaves them as PyTorch makes them);
       'moco': as 'mae', with query, key and value as three Xavier matrices, class token N(0, 1e-6);
       'clip': see `block_initializers`; positions and class token N(0, 1/D), patches as in 'timm'.
-    activation: of the MLP, see `activation`.
+    activation: of the MLP, one of `transformer.ACTIVATIONS`.
     pre_norm: a layer norm before the first block (CLIP).
     patch_bias: a bias in the patch projection (CLIP: none).
     freeze_patch: no gradient into the patch projection (MoCo v3). Leave it out of the weight decay too, or it shrinks.
@@ -68,7 +74,7 @@ class ViT(nn.Module):
   depth: int = 0
   heads: int = 0
   mlp_ratio: float = 4.0
-  patch: int = 16
+  patch: int | tuple[int, ...] = 16
   pool: str = 'cls'
   class_token: bool = True
   positions: str = 'learnt'
@@ -90,8 +96,8 @@ class ViT(nn.Module):
     one_of('variant', self.variant, ('', *VARIANTS))
     one_of('pool', self.pool, ('cls', 'mean'))
     one_of('positions', self.positions, POSITIONS)
-    one_of('weight_init', self.weight_init, ('timm', 'mae', 'moco', 'clip'))
-    one_of('activation', self.activation, ('gelu', 'quick_gelu'))
+    one_of('weight_init', self.weight_init, ('timm', 'mae', 'xavier', 'moco', 'clip'))
+    one_of('activation', self.activation, tuple(ACTIVATIONS))
     one_of('remat', self.remat, REMAT)
     one_of('attention', self.attention, ('xla', 'cudnn'))
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
@@ -103,7 +109,7 @@ class ViT(nn.Module):
     if self.positions != 'learnt' and width % 4:
       raise ValueError(f'width={width}: positions={self.positions!r} need a multiple of 4')
     for field, ok in (
-      ('patch', self.patch >= 1),
+      ('patch', min(np.atleast_1d(self.patch)) >= 1),
       ('mlp_ratio', self.mlp_ratio > 0),
       ('layer_scale', self.layer_scale >= 0),
       ('drop_path', 0 <= self.drop_path < 1),
@@ -131,7 +137,7 @@ class ViT(nn.Module):
 
   def setup(self):
     width, depth, heads = self.sizes
-    std = {'mae': 0.02, 'clip': width**-0.5}.get(self.weight_init, 1e-6)  # of the class token
+    std = {'mae': 0.02, 'xavier': 0.02, 'clip': width**-0.5}.get(self.weight_init, 1e-6)  # of the class token
     position_init = nn.initializers.normal(width**-0.5 if self.weight_init == 'clip' else 0.02)
     self.patches = Patches(width, self.patch, self.positions, self.weight_init, self.freeze_patch, self.dtype, self.patch_bias)
     if self.class_token:
@@ -148,17 +154,17 @@ class ViT(nn.Module):
     self.norm = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False)
 
   def __call__(self, x: jax.Array, train: bool) -> Features:
-    p, first = self.patch, int(self.class_token)
+    size, first = x.shape[1:-1], int(self.class_token)
     out = self.encode_images(x, train)
-    tokens = out.tokens[:, first:].reshape(len(x), x.shape[1] // p, x.shape[2] // p, -1)
-    return Features(pooled=out.pooled, tokens=tokens, stride=(p, p))
+    tokens = out.tokens[:, first:].reshape(len(x), *grid_of(size, self.patch), -1)
+    return Features(pooled=out.pooled, tokens=tokens, stride=sides(self.patch, len(size)))
 
   def encode_images(self, x: jax.Array, train: bool) -> Encoded:
     """What `__call__` makes of images, with the class token and without the grid."""
     return self.encode(self.embed(x), train)
 
   def embed(self, x: jax.Array, masked: jax.Array | None = None, mask_token: jax.Array | None = None) -> jax.Array:
-    """[B, H, W, C] -> patch tokens with positions [B, H/patch * W/patch, D], row by row, without the class token.
+    """[B, *size, C] -> patch tokens with positions [B, T, D], row by row, without the class token.
 
     Args:
       masked: [B, T] bool, 1 = this patch is replaced by `mask_token` [D], before positions are added.
@@ -191,10 +197,10 @@ class ViT(nn.Module):
 
 
 class Patches(nn.Module):
-  """Patch projection plus positions: [B, H, W, C] -> [B, h*w, D]."""
+  """Patch projection plus positions: [B, *size, C] -> [B, prod(grid), D]."""
 
   width: int
-  patch: int
+  patch: int | tuple[int, ...]
   positions: str
   weight_init: str
   freeze: bool
@@ -203,23 +209,22 @@ class Patches(nn.Module):
 
   @nn.compact
   def __call__(self, x, masked=None, mask_token=None):
-    p, D = self.patch, self.width
-    if x.shape[1] % p or x.shape[2] % p:
-      raise ValueError(f'images of {x.shape[1]}x{x.shape[2]} pixels do not divide into patches of {p}')
-    torch_kernel, _ = initializers('torch', p * p * x.shape[-1])
-    fields = dict(use_bias=self.bias, kernel_init=torch_kernel if self.weight_init in ('timm', 'clip') else xavier)
-    x = nn.Conv(D, (p, p), (p, p), 'VALID', dtype=self.dtype, **fields, name='projection')(x.astype(self.dtype))
+    D, size = self.width, x.shape[1:-1]
+    grid, p = grid_of(size, self.patch), sides(self.patch, len(size))
+    torch_kernel, _ = initializers('torch', math.prod(p) * x.shape[-1])
+    fields = dict(use_bias=self.bias, kernel_init=torch_kernel if self.weight_init in ('timm', 'xavier', 'clip') else xavier)
+    x = nn.Conv(D, p, p, 'VALID', dtype=self.dtype, **fields, name='projection')(x.astype(self.dtype))
     x = jax.lax.stop_gradient(x) if self.freeze else x
-    B, h, w, _ = x.shape
+    B = len(x)
     if masked is not None:
-      x = jnp.where(masked.reshape(B, h, w, 1), mask_token.astype(x.dtype), x)
+      x = jnp.where(masked.reshape(B, *grid, 1), mask_token.astype(x.dtype), x)
     if self.positions == 'learnt':
       # Once there, the table has the first image's shape, and `self.param` would refuse another.
       known = self.get_variable('params', 'positions')
       init = nn.initializers.normal(D**-0.5 if self.weight_init == 'clip' else 0.02)
-      table = known if known is not None else self.param('positions', init, (1, h, w, D))
-      if table.shape != (1, h, w, D):
-        table = jax.image.resize(table, (1, h, w, D), 'bicubic', antialias=False)
+      table = known if known is not None else self.param('positions', init, (1, *grid, D))
+      if table.shape != (1, *grid, D):
+        table = jax.image.resize(table, (1, *grid, D), 'bicubic', antialias=False)
     else:
-      table = sincos(h, w, D, self.positions)[None]
-    return (x + table.astype(x.dtype)).reshape(B, h * w, D)
+      table = positions.table(grid, D, self.positions)[None]
+    return (x + table.astype(x.dtype)).reshape(B, math.prod(grid), D)

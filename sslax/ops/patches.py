@@ -1,41 +1,68 @@
-"""Images as sequences of flat patches, and back."""
+"""Images, clips and spectrograms as sequences of flat patches, and back."""
+
+import math
 
 import chex
 import jax
 import jax.numpy as jnp
 
 
-def patchify(image: jax.Array, patch: int) -> jax.Array:
-  """[B, H, W, C] -> [B, h*w, p*p*C], in the order of MAE's official code: patches row by row; in a patch its pixels row by row,
-  channels last.
-
-  Args:
-    image: [B, H, W, C], H = h p and W = w p.
-    patch: p, pixels.
+def sides(patch: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+  """The sides of a patch, one for each of `rank` axes.
 
   Raises:
-    ValueError: the image does not divide into patches.
+    ValueError: it is a patch of another rank.
   """
-  chex.assert_rank(image, 4)
-  B, H, W, C = image.shape
-  if H % patch or W % patch:
-    raise ValueError(f'images of {H}x{W} pixels do not divide into patches of {patch}')
-  x = image.reshape(B, H // patch, patch, W // patch, patch, C)
-  return x.swapaxes(2, 3).reshape(B, (H // patch) * (W // patch), patch * patch * C)
+  found = (patch,) * rank if isinstance(patch, int) else tuple(patch)
+  if len(found) != rank:
+    raise ValueError(f'patch={patch} has {len(found)} sides, and the input {rank} axes')
+  return found
 
 
-def unpatchify(patches: jax.Array, patch: int, size: tuple[int, int]) -> jax.Array:
+def grid_of(size: tuple[int, ...], patch: int | tuple[int, ...]) -> tuple[int, ...]:
+  """Patches along each axis of an input of this size, (H, W) or (T, H, W).
+
+  Raises:
+    ValueError: it does not divide into patches.
+  """
+  p = sides(patch, len(size))
+  if any(n % side for n, side in zip(size, p, strict=True)):
+    raise ValueError(f'{"x".join(map(str, size))} does not divide into patches of {"x".join(map(str, p))}')
+  return tuple(n // side for n, side in zip(size, p, strict=True))
+
+
+def patchify(x: jax.Array, patch: int | tuple[int, ...]) -> jax.Array:
+  """[B, H, W, C] -> [B, h*w, p*p*C], in the order of MAE's official code: patches row by row; in a patch its pixels row by row,
+  channels last. The same with more axes than H and W, or with one.
+
+  Args:
+    x: [B, *size, C].
+    patch: p, the side of a patch in each axis; or one side for each.
+
+  Raises:
+    ValueError: it does not divide into patches.
+  """
+  size = x.shape[1:-1]
+  grid, p = grid_of(size, patch), sides(patch, len(size))
+  n = len(size)
+  split = x.reshape(len(x), *(k for pair in zip(grid, p, strict=True) for k in pair), x.shape[-1])
+  order = (0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
+  return split.transpose(order).reshape(len(x), math.prod(grid), math.prod(p) * x.shape[-1])
+
+
+def unpatchify(patches: jax.Array, patch: int | tuple[int, ...], size: tuple[int, ...]) -> jax.Array:
   """[B, h*w, p*p*C] -> [B, H, W, C], the inverse of `patchify`.
 
   Args:
     patches: as `patchify` returns them.
-    patch: p, pixels.
-    size: (H, W), pixels.
+    patch: as it was given there.
+    size: (H, W), pixels, or whatever the axes were.
   """
   chex.assert_rank(patches, 3)
-  B, H, W = patches.shape[0], *size
-  x = patches.reshape(B, H // patch, W // patch, patch, patch, -1)
-  return x.swapaxes(2, 3).reshape(B, H, W, -1)
+  n, p, grid = len(size), sides(patch, len(size)), grid_of(size, patch)
+  split = patches.reshape(len(patches), *grid, *p, -1)
+  order = (0, *(axis for i in range(1, n + 1) for axis in (i, n + i)), 2 * n + 1)
+  return split.transpose(order).reshape(len(patches), *size, -1)
 
 
 def reconstruction(

@@ -29,11 +29,11 @@ def run(model, params, tokens, restore):
 def example(first=1):
   rng = np.random.default_rng(0)
   restore = from_noise(rng.random((3, 9), np.float32), 4).restore
-  return rng.standard_normal((3, first + 4, 8)).astype(np.float32), restore
+  return rng.standard_normal((3, first + 4, 8)).astype(np.float32), restore.reshape(3, 3, 3)
 
 
 def test_the_papers_decoder_has_26_million_parameters():
-  tokens, restore = jax.ShapeDtypeStruct((1, 50, 768), jnp.float32), jax.ShapeDtypeStruct((1, 196), jnp.int32)
+  tokens, restore = jax.ShapeDtypeStruct((1, 50, 768), jnp.float32), jax.ShapeDtypeStruct((1, 14, 14), jnp.int32)
   for fields in ({}, {'scan': True}):
     params = jax.eval_shape(lambda *a, f=fields: net.init(Decoder(**f), *a)[0], jax.random.key(0), tokens, restore)
     assert count(params) == 26_109_184 - 197 * 512  # the official count has the fixed positions in it
@@ -49,10 +49,11 @@ def test_tokens_go_back_to_their_places():
       params[f'blocks_{i}'][name] = jax.tree.map(np.zeros_like, params[f'blocks_{i}'][name])
   out = np.asarray(run(model, params, tokens, restore))
   assert out.shape == (3, 9, 2 * 2 * 3) and out.dtype == np.float32
+  places = restore.reshape(3, 9)
   embedded = tokens @ params['embed']['kernel'] + params['embed']['bias']
   for b in range(3):
     for t in range(9):
-      x = embedded[b, 1 + restore[b, t]] if restore[b, t] < 4 else params['mask_token'][0, 0]
+      x = embedded[b, 1 + places[b, t]] if places[b, t] < 4 else params['mask_token'][0, 0]
       x = x + sincos(3, 3, 16, 'sincos_mae').reshape(9, 16)[t]
       x = (x - x.mean()) / np.sqrt(x.var() + 1e-6) * params['norm']['scale'] + params['norm']['bias']
       np.testing.assert_allclose(out[b, t], x @ params['predict']['kernel'] + params['predict']['bias'], rtol=1e-4, atol=1e-4)
@@ -80,7 +81,14 @@ def test_impossible_values_are_refused(field, value):
     Decoder(**{**TINY, field: value})
 
 
-def test_only_square_images():
-  tokens, restore = example()
-  with pytest.raises(ValueError, match='8 patches are no square'):
-    jax.eval_shape(lambda: net.init(Decoder(**TINY), jax.random.key(0), tokens, restore[:, :8]))
+def test_grids_of_any_shape():
+  """Patches of several sides, a table of positions for any grid; a grid that the table is not for is refused."""
+  tokens, restore = example(first=0)
+  restore = restore.reshape(3, 1, 3, 3)
+  fields = {**TINY, 'patch': (2, 4, 4), 'channels': 1, 'class_token': False, 'embed_bias': False}
+  model = Decoder(**fields, positions='sincos_line')
+  params = lively(model, tokens, restore)
+  assert 'bias' not in params['embed']
+  assert run(model, params, tokens, restore).shape == (3, 9, 2 * 4 * 4)
+  with pytest.raises(ValueError, match=r'are for two axes, and the grid is \(1, 3, 3\)'):
+    jax.eval_shape(lambda: net.init(Decoder(**fields), jax.random.key(0), tokens, restore))

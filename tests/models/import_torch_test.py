@@ -253,7 +253,8 @@ def tiny_mae():
   sizes = dict(heads=4, depth=2, mlp_ratio=2.0, patch=8)
   encoder = shapes_of(ViT(width=48, positions='sincos_mae', **sizes), 32)[0]
   decoder, _ = jax.eval_shape(
-    lambda key: net.init(Decoder(width=32, **sizes), key, jnp.zeros((1, 5, 48)), jnp.zeros((1, 16), jnp.int32)), jax.random.key(0)
+    lambda key: net.init(Decoder(width=32, **sizes), key, jnp.zeros((1, 5, 48)), jnp.zeros((1, 4, 4), jnp.int32)),
+    jax.random.key(0),
   )
   tables = {'encoder_position': sincos_table(48), 'decoder_position': sincos_table(32)}
   return mae_state(tables), {'encoder': encoder, 'decoder': decoder}

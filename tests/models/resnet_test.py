@@ -46,7 +46,7 @@ def run(model, params, stats, x, train):
 
 
 @pytest.mark.parametrize(
-  'fields, size, count, map_shape',
+  'fields, size, parameters, map_shape',
   [
     (dict(depth=18), 224, 11_176_512, (7, 7, 512)),
     (dict(depth=18, stem='cifar'), 32, 11_168_832, (4, 4, 512)),
@@ -59,10 +59,10 @@ def run(model, params, stats, x, train):
     (dict(depth=18, block='bottleneck', stages=(1,), base=4), 32, None, (8, 8, 16)),
   ],
 )
-def test_sizes(fields, size, count, map_shape):
+def test_sizes(fields, size, parameters, map_shape):
   model = ResNet(**fields)
   params, stats = shapes(model, size)
-  assert count is None or count(params) == count
+  assert parameters is None or count(params) == parameters
   assert {leaf.dtype for leaf in jax.tree.leaves((params, stats))} == {jnp.dtype('float32')}
   out, _ = jax.eval_shape(lambda p, s: net.apply(model, p, s, jnp.zeros((2, size, size, 3)), train=False), params, stats)
   assert out.tokens.shape == (2, *map_shape) and out.pooled.shape == (2, map_shape[-1]) == (2, model.num_features)

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.counting import count
 
 from sslax.errors import UserError
-from sslax.models import net
+from sslax.models import net, positions
 from sslax.models.positions import sincos
 from sslax.models.transformer import drop_path
 from sslax.models.vit import ViT
@@ -59,7 +60,7 @@ def encode(model, params, tokens):
 
 
 @pytest.mark.parametrize(
-  'fields, count',
+  'fields, parameters',
   [
     (dict(variant='Ti'), 5_524_416),
     (dict(variant='S'), 21_665_664),
@@ -74,9 +75,9 @@ def encode(model, params, tokens):
     (dict(variant='B', qkv_bias=False), 85_798_656 - 12 * 3 * 768),
   ],
 )
-def test_parameter_counts(fields, count):
+def test_parameter_counts(fields, parameters):
   params = jax.eval_shape(lambda key: net.init(ViT(**fields), key, jnp.zeros((1, 224, 224, 3))), jax.random.key(0))[0]
-  assert count(params) == count
+  assert count(params) == parameters
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
 
 
@@ -92,6 +93,37 @@ def test_sincos_tables(order, column_first):
           table[r, c, half * D // 2 + i] = np.sin(angle)
           table[r, c, half * D // 2 + D // 4 + i] = np.cos(angle)
   np.testing.assert_allclose(sincos(h, w, D, order), table, atol=1e-6)
+
+
+def test_table_of_a_line():
+  """Places of a clip one after the other; the formula of VideoMAE's get_sinusoid_encoding_table."""
+  table = positions.table((2, 3, 2), 12, 'sincos_line').reshape(12, 12)
+  for place in range(12):
+    for i in range(12):
+      angle = place / 10000 ** (2 * (i // 2) / 12)
+      np.testing.assert_allclose(table[place, i], np.cos(angle) if i % 2 else np.sin(angle), atol=1e-6)
+  with pytest.raises(ValueError, match='are for two axes'):
+    positions.table((2, 3, 2), 12, 'sincos_mae')
+
+
+def test_clips():
+  """Patches of several sides: a grid of three axes, the features of a clip's patch at its place."""
+  model = ViT(width=16, depth=1, heads=2, patch=(2, 4, 4), class_token=False, pool='mean')
+  x = np.random.default_rng(0).standard_normal((2, 4, 8, 12, 3)).astype(np.float32)
+  params, _ = net.init(model, jax.random.key(0), x)
+  assert params['patches']['projection']['kernel'].shape == (2, 4, 4, 3, 16) and params['patches']['positions'].shape == (
+    1,
+    2,
+    2,
+    3,
+    16,
+  )
+  out = net.apply(model, params, {}, x, train=False)[0]
+  assert out.grid == (2, 2, 3) and out.stride == (2, 4, 4)
+  other = x.copy()
+  other[:, 2:, 4:, 8:] += 1  # the last patch
+  moved = np.abs(embed(model, params, x) - embed(model, params, other)).max((0, 2))
+  assert np.flatnonzero(moved > 1e-6).tolist() == [11]
 
 
 def test_fixed_positions_are_added_to_the_patches():
@@ -246,6 +278,7 @@ def test_layer_scale():
   [
     ('timm', 0.02, 0.02, np.sqrt(1 / (3 * 48)), 1e-6),
     ('mae', np.sqrt(2 / (128 + 512)), np.sqrt(2 / (128 + 384)), np.sqrt(2 / (48 + 128)), 0.02),
+    ('xavier', np.sqrt(2 / (128 + 512)), np.sqrt(2 / (128 + 384)), np.sqrt(1 / (3 * 48)), 0.02),
     ('moco', np.sqrt(2 / (128 + 512)), np.sqrt(2 / (128 + 128)), np.sqrt(2 / (48 + 128)), 1e-6),
   ],
 )
@@ -298,5 +331,5 @@ def test_refusals(fields, message):
 
 
 def test_refuses_images_that_do_not_divide():
-  with pytest.raises(ValueError, match='10x8 pixels do not divide into patches of 4'):
+  with pytest.raises(ValueError, match='10x8 does not divide into patches of 4x4'):
     jax.eval_shape(lambda key: net.init(ViT(**TINY), key, jnp.zeros((1, 10, 8, 3))), jax.random.key(0))

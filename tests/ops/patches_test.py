@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslax.ops.patches import patchify, reconstruction, unpatchify
+from sslax.ops.patches import grid_of, patchify, reconstruction, sides, unpatchify
 
 
 def test_order_and_inverse():
@@ -23,8 +23,25 @@ def test_order_and_inverse():
   ]
   np.testing.assert_array_equal(patches.reshape(-1), expected)
   np.testing.assert_array_equal(unpatchify(patches, p, (h * p, w * p)), x)
-  with pytest.raises(ValueError, match='8x12 pixels do not divide into patches of 5'):
+  with pytest.raises(ValueError, match='8x12 does not divide into patches of 5x5'):
     patchify(x, 5)
+
+
+@pytest.mark.parametrize('size, patch', [((4, 6, 9), (2, 3, 3)), ((4, 6), 2), ((12,), (3,)), ((2, 2, 4, 4), 2)])
+def test_any_number_of_axes(size, patch):
+  """Place by place, and back."""
+  x = np.random.default_rng(0).standard_normal((2, *size, 2)).astype(np.float32)
+  p = sides(patch, len(size))
+  patches = np.asarray(patchify(x, patch)).reshape(2, *grid_of(size, patch), *p, 2)
+  for place in np.ndindex(*size):
+    at = tuple(i // k for i, k in zip(place, p, strict=True)) + tuple(i % k for i, k in zip(place, p, strict=True))
+    np.testing.assert_array_equal(patches[(slice(None), *at)], x[(slice(None), *place)])
+  np.testing.assert_array_equal(unpatchify(patchify(x, patch), patch, size), x)
+
+
+def test_a_patch_of_another_rank_is_refused():
+  with pytest.raises(ValueError, match=r'patch=\(2, 2\) has 2 sides, and the input 3 axes'):
+    grid_of((4, 4, 4), (2, 2))
 
 
 def test_reconstruction():
