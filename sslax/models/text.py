@@ -1,5 +1,5 @@
-"""Text transformer: CLIP's (Radford et al. 2021, https://arxiv.org/abs/2103.00020; openai/CLIP, model.py) and encoders that see
-both ways (SigLIP, LiT; google-research/big_vision, text_transformer.py).
+"""Text transformer: CLIP's (Radford et al. 2021, https://arxiv.org/abs/2103.00020; openai/CLIP, model.py), GPT-2's, and encoders
+that see both ways (SigLIP, LiT; google-research/big_vision, text_transformer.py).
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from sslax.method import Features
 from sslax.models.norm import one_of
-from sslax.models.transformer import ACTIVATIONS, REMAT, make_blocks, param_groups, run_blocks
+from sslax.models.transformer import ACTIVATIONS, REMAT, dropout, make_blocks, param_groups, run_blocks
 
 PyTree = Any
 
@@ -32,8 +32,9 @@ class TextTransformer(nn.Module):
     mlp_ratio: hidden size of the MLP over width.
     activation: of the MLP, one of `transformer.ACTIVATIONS`; OpenAI's weights have 'quick_gelu'.
     eps: of the layer norms.
-    weight_init: 'clip' = tokens N(0, 0.02), positions N(0, 0.01), the rest in `transformer.block_initializers`; 'mae' = dense
-      Xavier uniform, tokens and positions with variance 1/D (big_vision).
+    weight_init: 'clip', 'gpt2' = tokens N(0, 0.02), positions N(0, 0.01), the rest in `transformer.block_initializers`; 'mae' =
+      dense Xavier uniform, tokens and positions with variance 1/D (big_vision).
+    dropout: rate, of the embeddings, the attention weights and both residual branches, in training (GPT).
     scan, remat, attention, dtype: as in ViT.
   """
 
@@ -48,6 +49,7 @@ class TextTransformer(nn.Module):
   activation: str = 'gelu'
   eps: float = 1e-5
   weight_init: str = 'clip'
+  dropout: float = 0.0
   scan: bool = False
   remat: str = 'none'
   attention: str = 'xla'
@@ -56,13 +58,16 @@ class TextTransformer(nn.Module):
   def __post_init__(self):
     one_of('pool', self.pool, ('argmax', 'last', 'mean', 'cls'))
     one_of('activation', self.activation, tuple(ACTIVATIONS))
-    one_of('weight_init', self.weight_init, ('clip', 'mae'))
+    one_of('weight_init', self.weight_init, ('clip', 'gpt2', 'mae'))
     one_of('remat', self.remat, REMAT)
     one_of('attention', self.attention, ('xla', 'cudnn'))
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
-    for field in ('width', 'depth', 'heads', 'vocab_size', 'length', 'mlp_ratio'):
-      if getattr(self, field) <= 0:
-        raise ValueError(f'{field}={getattr(self, field)} must be positive')
+    sizes = dict(width=self.width, depth=self.depth, heads=self.heads, vocab_size=self.vocab_size, length=self.length)
+    for field, value in dict(**sizes, mlp_ratio=self.mlp_ratio).items():
+      if value <= 0:
+        raise ValueError(f'{field}={value} must be positive')
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f'dropout={self.dropout} must be in [0, 1)')
     if self.width % self.heads:
       raise ValueError(f'width={self.width} is no multiple of heads={self.heads}')
     if self.pool == 'cls' and self.causal:
@@ -82,18 +87,19 @@ class TextTransformer(nn.Module):
   def __call__(self, ids, train: bool):
     B, L = ids.shape
     if L > self.length:
-      raise ValueError(f'texts of {L} tokens, and the transformer has length={self.length}: set it to config.data.text_length')
-    clip = self.weight_init == 'clip'
-    tokens = self.param('tokens', nn.initializers.normal(0.02 if clip else self.width**-0.5), (self.vocab_size, self.width))
-    positions = self.param('positions', nn.initializers.normal(0.01 if clip else self.width**-0.5), (self.length, self.width))
+      raise ValueError(f'texts of {L} tokens, and the transformer has length={self.length}: it must be that of the input')
+    stds = (self.width**-0.5,) * 2 if self.weight_init == 'mae' else (0.02, 0.01)
+    tokens = self.param('tokens', nn.initializers.normal(stds[0]), (self.vocab_size, self.width))
+    positions = self.param('positions', nn.initializers.normal(stds[1]), (self.length, self.width))
     # An id outside the vocabulary becomes NaN, which stops the run: clamped, it would be taken for the end token.
     x = (jnp.take(tokens, ids, axis=0, mode='fill', fill_value=jnp.nan) + positions[None, :L]).astype(self.dtype)
+    x = dropout(self.make_rng('dropout'), x, self.dropout) if self.dropout and train else x
 
     end = ids.argmax(1)
     inside = jnp.arange(L)[None] <= end[:, None]  # [B, L], 1 = of the text
     mask = jnp.tril(jnp.ones((L, L), bool))[None, None] if self.causal else inside[:, None, None]
     fields = (self.heads, round(self.mlp_ratio * self.width), False, 0.0, True, self.eps, self.weight_init)
-    fields += (self.attention, self.dtype, self.activation, self.depth)
+    fields += (self.attention, self.dtype, self.activation, self.depth, self.dropout)
     x = run_blocks(make_blocks(self, *fields), x, train, np.zeros(self.depth, np.float32), mask)
     x = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm')(x).astype(jnp.float32)
     if self.pool == 'mean':

@@ -108,14 +108,14 @@ class ViT(nn.Module):
       raise ValueError(f'width={width} is no multiple of heads={heads}')
     if self.positions != 'learnt' and width % 4:
       raise ValueError(f'width={width}: positions={self.positions!r} need a multiple of 4')
-    for field, ok in (
-      ('patch', min(np.atleast_1d(self.patch)) >= 1),
-      ('mlp_ratio', self.mlp_ratio > 0),
-      ('layer_scale', self.layer_scale >= 0),
-      ('drop_path', 0 <= self.drop_path < 1),
+    for field, value, ok in (
+      ('patch', self.patch, np.min(self.patch) >= 1),
+      ('mlp_ratio', self.mlp_ratio, self.mlp_ratio > 0),
+      ('layer_scale', self.layer_scale, self.layer_scale >= 0),
+      ('drop_path', self.drop_path, 0 <= self.drop_path < 1),
     ):
       if not ok:
-        raise ValueError(f'{field}={getattr(self, field)} is out of range')
+        raise ValueError(f'{field}={value} is out of range')
     if self.pool == 'cls' and not self.class_token:
       raise ValueError("pool='cls' needs class_token=True")
     super().__post_init__()

@@ -90,6 +90,17 @@ def test_initial_values_are_clips():
   assert not np.any(block['fc1']['bias'])
 
 
+def test_dropout_of_embeddings_in_training_only():
+  model, params = model_and_params(dropout=0.5)
+  still = net.apply(model, params, {}, IDS, train=False)[0].tokens
+  np.testing.assert_allclose(still, compiled()(IDS).tokens, atol=1e-5)
+  thin = jax.jit(lambda seed: net.apply(model, params, {}, IDS, train=True, rng=jax.random.key(seed))[0].tokens)
+  assert np.abs(thin(0) - still).max() > 0.1 and np.abs(thin(0) - thin(1)).max() > 0.1
+  quiet = {**params, **{f'blocks_{i}': jax.tree.map(np.zeros_like, params[f'blocks_{i}']) for i in range(2)}}
+  out = net.apply(model.clone(dropout=0.5), quiet, {}, IDS, train=True, rng=jax.random.key(0))[0].tokens
+  assert np.abs(out - net.apply(model, quiet, {}, IDS, train=False)[0].tokens).max() > 0.1  # blocks add nothing
+
+
 def test_what_is_refused():
   for fields, word in (
     ({'pool': 'cls'}, 'sees nothing'),
