@@ -11,6 +11,7 @@ frozen dataclass of hyper-parameters. It is final: wrap it (`Wrapper`) or write 
 import abc
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -187,6 +188,15 @@ def settled(value: Any, facts: Facts) -> Any:
 
 
 # The method
+
+
+def encoder_stats(path: str) -> str:
+  """Where a path in the state is inside the running statistics of params/encoder, the path of all of them; else ''.
+
+  Statistics of the network behind params[name] are memory['stats'][name]; a `Wrapper` has those of its method in 'inner'.
+  """
+  found = re.match(r'memory/(inner/)*stats/encoder(?=/|$)', path)
+  return found[0] if found else ''
 
 
 class Method(abc.ABC):

@@ -10,6 +10,7 @@ from sslax.comparison.fair import FAIR
 from sslax.comparison.probes import column
 from sslax.comparison.results import Results, Row, duration, hardware
 from sslax.comparison.shared import is_node
+from sslax.evals.visualisations import cannot_draw
 from sslax.evaluation.page import Table
 from sslax.evaluation.page import write as write_page
 from sslax.io.versions import versions
@@ -43,10 +44,10 @@ def write(results: Results) -> None:
       _columns(table, 'Accuracy', [*names, 'status']),
       _columns(table._replace(rows=trained), 'Cost', ['method', *costs], 'Means over the seeds.'),
     ],
-    figures=figures.of(results, rows),
+    figures=[] if cannot_draw() else figures.of(results, rows),
     config_json=json.dumps(_configs(results), indent=1),
     versions={**versions(), 'hardware': hardware()},
-    notes=_notes(results, rows),
+    notes=[*filter(None, [cannot_draw()]), *_notes(results, rows)],
   )
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from sslax.data import extras, video
+from sslax.data import video
 from sslax.errors import BadRecord
+from sslax.io import extras
 
 MAX_RATE = 384_000  # Hz; whoever says more is damaged
 LOUDEST = 8.0  # lossy codecs overshoot 1 a little; what is louder are integers that nobody scaled

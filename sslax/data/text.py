@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from sslax.errors import BadRecord, UserError, suggest
+from sslax.io import extras
 
 KINDS = ('bytes', 'bpe')
 MAX_CHARS = 2000  # of a caption that are used: several times what 77 tokens hold, and no megabyte is ever tokenised
@@ -92,7 +93,7 @@ class BPETokenizer:
   """
 
   def __init__(self, vocab: str, length: int = 77):
-    import regex  # \p{L}, which re does not have; neither is needed where no BPE is
+    regex = extras.need('regex', 'text')  # \p{L}, which re does not have; neither is needed where no BPE is
 
     self.vocab, self.length = vocab, _checked(length)
     merges = _read_merges(vocab)
@@ -233,9 +234,7 @@ def _clean(text):
 def _normalized(text):
   """What CLIP does before it splits: repair, unescape twice, one space between words, lower case."""
   if not _PLAIN(text):
-    import ftfy
-
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    text = html.unescape(html.unescape(extras.need('ftfy', 'text').fix_text(text)))
   return ' '.join(text.split()).lower()
 
 

@@ -10,6 +10,7 @@ from absl import logging
 
 from sslax.data import record
 from sslax.errors import UserError, suggest
+from sslax.io import extras
 
 _TEXTS = ('text', 'caption', 'captions', 'sentences')
 _INSIDE = ('text', 'raw', 'caption')  # the field of a caption that is a dict: coco_captions has captions {id, text}
@@ -24,7 +25,7 @@ class Tfds:
   """
 
   def __init__(self, name: str, split: str):
-    import tensorflow_datasets as tfds  # takes seconds
+    tfds = extras.need('tensorflow_datasets', 'tfds')  # takes seconds
 
     class Skip(tfds.decode.SkipDecoding):
       def decode_batch_example_np(self, serialized_example):  # of a sequence, which TFDS forgot

@@ -7,10 +7,9 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 
-from sslax.data import extras
 from sslax.data.sources import Source, open_source
 from sslax.errors import DONE, USER_ERROR, UserError
-from sslax.io import atomic
+from sslax.io import atomic, extras
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, path: str) -> int:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from sslax.data import decode, extras
+from sslax.data import decode
 from sslax.errors import BadRecord, UserError
+from sslax.io import extras
 
 MAX_PACKETS = 2**20  # of one stream: 11 hours at 25 frames per second
 

@@ -7,7 +7,7 @@ import time
 
 from sslax.errors import UserError
 from sslax.evals.probe import TRAINED, Figure, Probe, Score
-from sslax.evals.visualisations import curves
+from sslax.evals.visualisations import cannot_draw, curves
 from sslax.evaluation import page, picks
 from sslax.evaluation.evaluation import Evaluation
 from sslax.evaluation.results import read_jsonl
@@ -72,7 +72,9 @@ def show(evaluation: Evaluation) -> None:
 
 def write(evaluation: Evaluation, step: int, path: pathlib.Path) -> None:
   """report.html of a step."""
-  config, status = evaluation.config, read_status(evaluation.workdir)
+  config, status, reason = evaluation.config, read_status(evaluation.workdir), cannot_draw()
+  if reason:
+    print(reason, file=sys.stderr)
   page.write(
     path,
     title=f'{evaluation.name(TRAINED)} on {config.data.train}',
@@ -85,10 +87,10 @@ def write(evaluation: Evaluation, step: int, path: pathlib.Path) -> None:
       'written': time.strftime('%Y-%m-%d %H:%M'),
     },
     tables=[table(evaluation, step)],
-    figures=[*training_curves(evaluation.workdir / 'metrics.jsonl'), *figures(evaluation, step)],
+    figures=[] if reason else [*training_curves(evaluation.workdir / 'metrics.jsonl'), *figures(evaluation, step)],
     config_json=json.dumps(json.loads(config.to_json()), indent=1, sort_keys=True),
     versions=versions(),
-    notes=[],
+    notes=[reason] if reason else [],
   )
 
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from sslax.data import extras
 from sslax.errors import BadRecord, UserError
+from sslax.io import extras
 from sslax.method import Input, Picture
 
 STRETCH = 8  # bytes of a long text that are tokenised for each token of a window, at first: about twice what one stands for

@@ -24,7 +24,7 @@ import numpy as np
 from flax import traverse_util
 
 from sslax.errors import UserError, suggest
-from sslax.method import Method
+from sslax.method import Method, encoder_stats
 from sslax.models import import_torch
 from sslax.ops import tree
 from sslax.run.checkpoint import Reader, Vanished
@@ -32,7 +32,6 @@ from sslax.run.checkpoint import Reader, Vanished
 PyTree = Any
 
 ENCODER = 'params/encoder'
-ENCODER_STATS = re.compile(r'memory/(inner/)*stats/encoder(?=/)')  # methods that wrap others keep theirs under 'inner'
 WEIGHTS = ('.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.tar', '.th')  # the importer refuses all but the first, and says why
 _SOURCE = re.compile(r'(?P<place>.+?)(@(?P<step>\d+))?(:(?P<part>[^:/][^:]*))?')  # a colon before '/' is that of gs://
 
@@ -74,7 +73,7 @@ def plan(entries: str | tuple[str, ...], method: Method, state: PyTree, where: s
   missing = [part for part in method.grafts() if any(_inside(path, part) and path not in given for path in shapes)]
   if missing:
     # A run alone stands for its encoder with the statistics.
-    whole = all(part == ENCODER or ENCODER_STATS.match(part + '/') for part in missing)
+    whole = all(part == ENCODER or encoder_stats(part) for part in missing)
     example = (
       "'RUN'"
       if whole
@@ -185,32 +184,11 @@ def _agreed(step: int) -> int:
 
 
 def _from_weights(place, prefix, shapes, about) -> Graft:
-  state = import_torch.load(place)
   stats_at = _stats(shapes)
   params, stats = (_subtree(shapes, at) if at else {} for at in (ENCODER, stats_at[0] if stats_at else ''))
-  is_vit = 'patches' in params
-  if not is_vit and 'conv1' not in params:
-    raise UserError(f'{about}: there are importers for ResNet and ViT, and this encoder, of {", ".join(params)}, is neither')
-  typical = 'blocks.0.norm1.weight' if is_vit else 'layer1.0.conv1.weight'
-  if f'{prefix}{typical}' not in state:
-    prefixes = [name.removesuffix(typical) for name in state if name.endswith(typical)]
-    hint = (
-      f' Try {" or ".join(f"encoder={place}:{p}" for p in prefixes)}'
-      if prefixes
-      else f' It has {", ".join(sorted(state)[:8])}, ...'
-    )
-    raise UserError(f'{about}: {place} has no {prefix}{typical}.{hint}')
-  own = ('cls_token', 'pos_embed', 'patch_embed.', 'blocks.', 'norm.') if is_vit else ('conv1.', 'bn1.', 'layer')
-  if is_vit and not any('position' in key for path in traverse_util.flatten_dict(params) for key in path):
-    own = tuple(
-      name for name in own if name != 'pos_embed'
-    )  # fixed positions: the file's are those of another image size, or the same
-  state = {name: x for name, x in state.items() if name.removeprefix(prefix).startswith(own) and name.startswith(prefix)}
+  state = import_torch.load(place)
   try:
-    if is_vit:
-      params = import_torch.vit(state, params, prefix=prefix)
-    else:
-      params, stats = import_torch.resnet(state, params, stats, prefix=prefix)
+    params, stats = import_torch.encoder(state, params, stats, prefix=prefix, file=place)
   except UserError as error:
     raise UserError(f'{about}: {error}') from None
   parts = {ENCODER: params} | ({stats_at[0]: stats} if stats_at else {})
@@ -239,7 +217,7 @@ def _subtree(shapes, at):
 
 def _stats(paths) -> list[str]:
   """Where the running statistics of the encoder are: [] or one place."""
-  return sorted({match[0] for match in map(ENCODER_STATS.match, paths) if match})
+  return sorted({where for where in map(encoder_stats, paths) if where})
 
 
 def _inside(path, part):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 
 import jax
 
@@ -33,6 +34,7 @@ class MetricWriter:
     try:
       import tensorboardX
     except ImportError:
+      print("no TensorBoard events: pip install 'sslax[eval]'", file=sys.stderr)
       return
     self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=start_step + 1)
 

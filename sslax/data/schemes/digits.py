@@ -1,14 +1,14 @@
 """digits: handwritten digits, which need no download."""
 
 import functools
-import importlib.util
-import os
+import pathlib
 
 import numpy as np
 
 from sslax.errors import UserError, suggest
 
-FORM = 'digits:[captions]  (handwritten digits that come with scikit-learn, and captions of them; @train, @test, @all)'
+FORM = 'digits:[captions]  (handwritten digits that come with sslax, and captions of them; @train, @test, @all)'
+FILE = pathlib.Path(__file__).parents[1] / 'digits.csv.gz'
 SUFFIX = ''
 
 WORDS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
@@ -27,10 +27,12 @@ def open_container(rest: str, split: str) -> 'Digits':
 
 
 class Digits:
-  """The 1,797 handwritten 8x8 digits of scikit-learn (UCI optdigits, its test part), grey, 0..16 scaled to 0..255.
+  """1,797 handwritten digits of 8x8 pixels, grey, 0..16 scaled to 0..255: the file that scikit-learn ships, without a change.
 
-  scikit-learn has no split of its own. `test` is 50 of each class, drawn once with seed 0; `train` is the other 1,297. With
-  `digits:captions` the text of a record is its label in each of CAPTIONS, in words and in figures: 'a handwritten three', ...
+  E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, the test part, UCI Machine Learning Repository,
+  https://doi.org/10.24432/C50P49, CC BY 4.0. That part has no split: `test` is 50 of each class, drawn once with seed 0;
+  `train` is the other 1,297. With `digits:captions` the text of a record is its label in each of CAPTIONS, in words and in
+  figures: 'a handwritten three', ...
   """
 
   def __init__(self, rest: str, split: str):
@@ -66,15 +68,7 @@ class Digits:
 
 
 @functools.cache
-def _load_digits():
-  """`[1797, 8, 8]` uint8, `[1797]` int64: the file that `load_digits` reads, without the 4 s of importing scikit-learn."""
-  spec = importlib.util.find_spec('sklearn')
-  if not spec:
-    raise UserError('digits: needs scikit-learn, which brings the images: pip install scikit-learn')
-  try:
-    data = np.loadtxt(os.path.join(os.path.dirname(spec.origin), 'datasets', 'data', 'digits.csv.gz'), delimiter=',')
-  except OSError:  # a version that keeps it elsewhere
-    from sklearn.datasets import load_digits
-
-    data = np.column_stack(load_digits(return_X_y=True))
+def _load_digits() -> tuple[np.ndarray, np.ndarray]:
+  """`[1797, 8, 8]` uint8, `[1797]` int64."""
+  data = np.loadtxt(FILE, delimiter=',')
   return np.round(data[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), data[:, -1].astype(np.int64)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslax.errors import UserError
 from sslax.evals.visualisations.text import printable
+from sslax.io import extras
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ def figure(width: float, height: float) -> Iterator[tuple['Figure', 'Axes']]:
   Args:
     width, height: inches.
   """
-  import matplotlib
+  matplotlib = extras.need('matplotlib', 'eval')
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
@@ -50,6 +51,15 @@ def figure(width: float, height: float) -> Iterator[tuple['Figure', 'Axes']]:
     FigureCanvasAgg(made)
     made.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # inches: nothing touches the edge
     yield made, made.add_subplot()
+
+
+def cannot_draw() -> str:
+  """Why there can be no figures here; '' where there can."""
+  try:
+    extras.need('matplotlib', 'eval')
+  except UserError as error:
+    return f'no figures: {error}'
+  return ''
 
 
 def annotate(axes: 'Axes', *, title: str = '', xlabel: str = '', ylabel: str = '') -> None:

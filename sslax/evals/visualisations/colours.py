@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from sslax.io import extras
+
 PALETTE = (
   '#0072B2',
   '#D55E00',
@@ -30,8 +32,7 @@ def enlarged(image: np.ndarray, side: int) -> np.ndarray:
 
 def heat(values: np.ndarray, side: int) -> np.ndarray:
   """[h, w] -> [side, side, 3] uint8: dark to bright between the smallest and the largest value, each a square."""
-  import matplotlib  # it costs a second: imported where it draws
-
+  matplotlib = extras.need('matplotlib', 'eval')  # it costs a second: imported where it draws
   span = np.ptp(values)
   colours = matplotlib.colormaps['inferno']((values - values.min()) / (span if span > 0 else 1.0))
   return enlarged(rgb(colours[..., :3]), side)

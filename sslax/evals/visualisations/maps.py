@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
 
 from sslax.errors import UserError
 from sslax.evals.visualisations.canvas import figure, legend, save
 from sslax.evals.visualisations.colours import MARKERS, PALETTE
 from sslax.evals.visualisations.text import class_name, font, shorten
+from sslax.io import extras
 
 
 def feature_map(
@@ -92,7 +92,7 @@ def _pca(x, k):
   # The k largest eigenvectors of the smaller Gram matrix: 20 times quicker than all of the SVD.
   gram = x.T @ x if d <= n else x @ x.T
   top = min(k, len(gram))
-  w, v = scipy.linalg.eigh(gram, subset_by_index=(len(gram) - top, len(gram) - 1))
+  w, v = extras.need('scipy.linalg', 'eval').eigh(gram, subset_by_index=(len(gram) - top, len(gram) - 1))
   w, v = w[::-1], v[:, ::-1]
   w = w * (w > 1e-12 * max(n, d))  # float32 features that differ by rounding alone are equal
   z = (x @ v if d <= n else v * np.sqrt(w)) * (w > 0) * scale
@@ -101,8 +101,8 @@ def _pca(x, k):
 
 
 def _tsne(z, seed):
-  from sklearn.manifold import TSNE
-  from threadpoolctl import threadpool_limits
+  TSNE = extras.need('sklearn.manifold', 'eval').TSNE
+  threadpool_limits = extras.need('threadpoolctl', 'eval').threadpool_limits
 
   start = (z[:, :2] / z[:, 0].std() * 1e-4).astype(np.float32)  # as sklearn's init='pca'
   tsne = TSNE(perplexity=min(30.0, (len(z) - 1) / 3), init=start, learning_rate='auto', random_state=seed)

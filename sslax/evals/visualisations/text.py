@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import ImageFont
 
+from sslax.io import extras
+
 # No text in UTF-8 or in XML: half a surrogate pair (os.fsdecode makes them of bytes that are no UTF-8), control characters but
 # for tab and the ends of lines, and two that are no characters.
 _UNPRINTABLE = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]')
@@ -33,8 +35,7 @@ def class_name(classes: Sequence[str] | None, label: int) -> str:
 
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
   """DejaVu, which comes with matplotlib and knows Greek, Cyrillic and the ticks; Pillow's own font knows Latin."""
-  import matplotlib
-
+  matplotlib = extras.need('matplotlib', 'eval')
   return ImageFont.truetype(f'{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans{"-Bold" if bold else ""}.ttf', size)
 
 

@@ -1,4 +1,4 @@
-"""Packages that only some modalities need: `pip install 'sslax[video]'`, `'sslax[audio]'`, `'sslax[text]'`."""
+"""Packages that not everyone needs, and how each is asked for: `pip install 'sslax[eval,text,tfds,video,audio]'`."""
 
 import importlib
 from types import ModuleType
