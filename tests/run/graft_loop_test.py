@@ -86,7 +86,6 @@ def test_labels_that_the_data_lacks(tmp_path):
       prepare(config)
   for method, data in (
     (spec(Toy), unlabelled),
-    (spec(Toy, label_classes=9), 'digits:'),
     (spec(Toy, uses_labels=True, label_classes=11), 'digits:'),
   ):
     config = config_of(method)

@@ -5,12 +5,14 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
-from sslax.method import Method, Output
+from sslax.inputs.image import Image
+from sslax.method import Features, Method, Output
 from sslax.run import loop
 from sslax.run.config import base_config
 from sslax.run.faults import StopRequest, read_status
 from sslax.run.health import GRACE, INFORMATION, PATIENCE, STD, Health
 from sslax.run.optim import Sgd
+from sslax.run.prepare import prepare
 from sslax.spec import spec
 
 
@@ -64,6 +66,9 @@ class Collapsing(Method):
 
   at: int = 0
 
+  def inputs(self):
+    return {'image': Image(8)}
+
   def init(self, rng, views):
     return {'encoder': {'kernel': jnp.ones((2, 2))}}, {}
 
@@ -71,18 +76,18 @@ class Collapsing(Method):
     return jnp.sum(params['encoder']['kernel'] ** 2), Output(memory, {'embedding_std': jnp.where(step < self.at, 1.0, 0.0)})
 
   def features(self, params, memory, batch):
-    raise NotImplementedError
+    return Features(pooled=batch['image'].mean((1, 2)) / 255.0)
 
 
 def train(workdir, steps, at, stop=None):
   config = base_config()
-  config.batch_size, config.num_steps, config.data.image_size, config.data.test = 32, steps, 8, ''
+  config.batch_size, config.num_steps, config.data.test = 32, steps, ''
   config.log.every_steps = 50  # the metrics of every step count, logged or not
   config.method = spec(Collapsing, at=at)
   config.optim = spec(Sgd, learning_rate=0.001, warmup='0')
-  run = loop.prepare(config)
+  run = prepare(config)
   workdir.mkdir(exist_ok=True)
-  loop.train(run, loop.lower(run), workdir, stop or StopRequest())
+  loop.train(run, run.lower(), workdir, stop or StopRequest())
   return read_status(workdir)['warnings']
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 
 import pytest
-from run.trainer import KILL, ROOT, TERM, lines, run, signal_at, status, train
+from run.trainer import KILL, ROOT, TERM, lines, signal_at, status, train
 
 
 @pytest.fixture(scope='module')
@@ -146,18 +146,6 @@ def test_dry_run_writes_nothing(tmp_path):
   code, output = train(tmp_path / 'w', '--dry_run', '--config.microbatches=2')
   assert code == 0 and 'GFLOP' in output and not (tmp_path / 'w').exists(), output
   assert 'BatchNorm statistics' in output  # microbatches are not exact with this network, and the summary says so
-
-
-def test_a_third_partys_method_in_one_file(tmp_path):
-  """Their file lies outside the project; training and evaluation find it again."""
-  theirs = tmp_path / 'theirs.py'
-  shutil.copy(ROOT / 'tests' / 'third_party' / 'nearest_mean.py', theirs)
-  code, output = train(tmp_path / 'w', config=theirs, cwd=tmp_path)
-  assert code == 0, output
-  losses = [line['loss'] for line in lines(tmp_path / 'w')]
-  assert losses[-1] < losses[0]
-  code, output = run('evaluate', f'--workdir={tmp_path / "w"}', '--probes=knn', cwd=tmp_path)
-  assert code == 0 and 'LinearAutoencoder' in output, output
 
 
 def test_bad_records_are_replaced_counted_and_listed(tmp_path, real_data):

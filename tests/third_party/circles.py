@@ -24,12 +24,13 @@ class Circles:
   def read(self, i):
     rng = np.random.default_rng([i, self._split == 'test'])
     y, x = np.mgrid[: self._size, : self._size] / self._size
-    image = np.zeros((self._size, self._size, 3), np.uint8)
+    image, circles = np.zeros((self._size, self._size, 3), np.uint8), []
     for _ in range(1 + i % 3):
       centre, radius = rng.uniform(0.2, 0.8, 2), rng.uniform(0.05, 0.2)
+      circles.append([*centre, radius])
       image[np.hypot(y - centre[0], x - centre[1]) < radius] = rng.integers(128, 256, 3)
     image[0, 0] = i % 256, i // 256, 7  # so that a test knows it again
-    return {'image': image, 'label': i % 3}
+    return {'image': image, 'circles': circles, 'label': i % 3}
 
   def where(self, i):
     return f'circles {self._split} {i}'
