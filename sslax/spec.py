@@ -13,7 +13,9 @@ import importlib.util
 import inspect
 import pathlib
 import sys
+import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -93,11 +95,12 @@ def find(name: str, where: str = 'config') -> Any:
   return getattr(module, attribute)
 
 
-def _module_of_file(path: str):
+def _module_of_file(path: str) -> types.ModuleType:
   """A config file outside any package, imported once under a name of its own."""
   name = 'sslax_user_' + pathlib.Path(path).resolve().as_posix().replace('/', '_').removesuffix('.py')
   if name not in sys.modules:
     module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec and module_spec.loader, 'a file .py has a loader, also where there is none'
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
     try:
@@ -108,13 +111,13 @@ def _module_of_file(path: str):
   return sys.modules[name]
 
 
-def _name(target, caller) -> str:
+def _name(target: Any, caller: types.FrameType) -> str:
   if target.__module__ == caller.f_globals.get('__name__'):  # defined in the config file itself, which is no importable module
     return f'{pathlib.Path(caller.f_globals["__file__"]).resolve()}:{target.__qualname__}'
   return f'{target.__module__}:{target.__qualname__}'
 
 
-def _parameters(target) -> dict[str, inspect.Parameter]:
+def _parameters(target: Any) -> dict[str, inspect.Parameter]:
   parameters = inspect.signature(target).parameters
   flax = {'parent', 'name'} if 'parent' in parameters else set()  # every Flax module has these two, and no config sets them
   return {key: p for key, p in parameters.items() if key not in flax}
@@ -131,7 +134,7 @@ def _check(where, parameters, arguments):
     raise UserError(f'{where} needs {", ".join(missing)}')
 
 
-def _leaves(parameters, arguments) -> dict[str, Any]:
+def _leaves(parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> dict[str, Any]:
   """The arguments that a config can hold, given or by default."""
   leaves = {}
   for key, parameter in parameters.items():
@@ -154,12 +157,12 @@ def _as_config(value: Any) -> Any:
   return ml_collections.ConfigDict({'make': f'{target.__module__}:{target.__qualname__}', **_leaves(_parameters(target), fields)})
 
 
-def _takes_float(annotation) -> bool:
+def _takes_float(annotation: Any) -> bool:
   """Whether it is `float`, or a union such as `float | Ramp`."""
   return annotation in (float, 'float') or float in typing.get_args(annotation)
 
 
-def _is_config(value) -> bool:
+def _is_config(value: Any) -> bool:
   if isinstance(value, tuple):
     return all(_is_config(v) for v in value)
   return (
