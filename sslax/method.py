@@ -258,7 +258,7 @@ class Method(abc.ABC):
     del views
     return {}
 
-  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> dict[str, jax.Array | Batch]:
+  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> Mapping[str, jax.Array | Batch]:
     """What the method predicts, for people: {column: [B, H, W, 3] in [0, 1], or arrays that its input shows}."""
     del params, memory, batch, rng
     return {}
@@ -316,7 +316,7 @@ class Wrapper(Method):
   def view_pictures(self, views: PyTree) -> dict[str, jax.Array]:
     return self.inner.view_pictures(views)
 
-  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> dict[str, jax.Array | Batch]:
+  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> Mapping[str, jax.Array | Batch]:
     return self.inner.pictures(params, memory['inner'], batch, rng)
 
   def grafts(self) -> tuple[str, ...]:
