@@ -10,7 +10,7 @@ import pathlib
 
 import jax
 
-from sslax.run import loop
+from sslax.run.prepare import assumed_facts, prepare_shapes
 
 BATCH = 8
 
@@ -31,8 +31,8 @@ def step_flops(preset, ratio):
   """FLOPs an image of the whole step."""
   config = config_of(preset)
   config.method.mask_ratio = ratio
-  run = loop.prepare_shapes(config, 1_281_167)
-  return loop.lower(run).cost_analysis()['flops'] / BATCH, run.method
+  run = prepare_shapes(config, assumed_facts(config, 1_281_167))
+  return run.lower().cost_analysis()['flops'] / BATCH, run.method
 
 
 def formula(method, ratio):

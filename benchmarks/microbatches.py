@@ -14,7 +14,7 @@ os.environ['XLA_FLAGS'] = '--xla_backend_optimization_level=0 ' + os.environ.get
 
 import jax
 
-from sslax.run import loop
+from sslax.run.prepare import assumed_facts, prepare_shapes
 
 
 def config_of(batch_size, microbatches):
@@ -29,8 +29,8 @@ def config_of(batch_size, microbatches):
 
 def temporaries(batch_size, microbatches):
   """GiB of the compiled step."""
-  run = loop.prepare_shapes(config_of(batch_size, microbatches), 1_281_167)
-  return loop.lower(run).compile().memory_analysis().temp_size_in_bytes / 2**30
+  config = config_of(batch_size, microbatches)
+  return prepare_shapes(config, assumed_facts(config, 1_281_167)).lower().compile().memory_analysis().temp_size_in_bytes / 2**30
 
 
 def main():

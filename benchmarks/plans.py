@@ -15,7 +15,8 @@ import time
 
 from tqdm import tqdm
 
-from sslax.run import planning
+from sslax.planning import report
+from sslax.planning.plan import Plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TOPOLOGIES = 'v5e:4x4,v6e:4x4,v5p:2x2x2,2*v5e:4x4'
@@ -59,9 +60,9 @@ def rows(folder, names, topologies):
       if file.exists():
         found = json.loads(file.read_text())
         for plan in found['plans']:
-          yield f'| {name} {planning.row(planning.Plan(**plan))}'
+          yield f'| {name} {report.row(Plan(**plan))}'
         if found['reason']:
-          yield f'| {name} | {topology} | {found["reason"]} |' + ' |' * (len(planning.COLUMNS) - 2)
+          yield f'| {name} | {topology} | {found["reason"]} |' + ' |' * (len(report.COLUMNS) - 2)
 
 
 def main():
@@ -80,7 +81,7 @@ def main():
     file = arguments.out.absolute() / f'{name}@{topology}.json'.replace('*', 'x')
     if not file.exists():
       measure(name, topology, file, options, arguments.timeout)
-  print(f'| preset {planning.HEADER.splitlines()[0]}\n|---{planning.HEADER.splitlines()[1]}')
+  print(f'| preset {report.HEADER.splitlines()[0]}\n|---{report.HEADER.splitlines()[1]}')
   for line in rows(arguments.out, names, topologies):
     print(line)
 

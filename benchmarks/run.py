@@ -136,7 +136,7 @@ def resnet_flops(encoder, head, size: int) -> int:
 
 def tiny_run(batch_size: int, preset='cifar10_cpu'):
   """The cifar10_cpu preset on digits (no CIFAR needed): same network, same shapes, real decoding replaced by pixels."""
-  from sslax.run import loop
+  from sslax.run.prepare import prepare
 
   sys.path.insert(0, str(ROOT))
   from configs.simclr import get_config
@@ -144,15 +144,15 @@ def tiny_run(batch_size: int, preset='cifar10_cpu'):
   config = get_config(preset)
   config.data.train, config.data.test, config.batch_size = 'digits:@all', 'digits:@test', batch_size
   config.num_epochs, config.num_steps = 0.0, 1000
-  return loop.prepare(config)
+  return prepare(config)
 
 
 def ready(run):
   """(compiled step, a function that makes a fresh state, a batch on device)."""
-  from sslax.run import loop, sharding
+  from sslax.run import sharding
   from sslax.step import init_state
 
-  lowered = loop.lower(run)
+  lowered = run.lower()
   init = jax.jit(lambda b: init_state(run.method, run.tx, 0, b), out_shardings=run.state_sharding())
   zeros = {k: np.zeros(a.shape, a.dtype) for k, a in run.abstract_batch.items()}
   batch = sharding.global_batch(zeros, sharding.batch_sharding(run.mesh))
@@ -190,8 +190,7 @@ def measure_input():
   from sslax.run import sharding
 
   rows, n = sharding.batch_sharding(run.mesh), 10
-  make = dict(batch_size=256, seed=0, image_size=32)
-  load = iter(pipeline.train_batches(run.source, **make))
+  load = pipeline.train_batches(run.source, run.inputs, batch_size=256, seed=0)
   small = best(lambda: [next(load) for _ in range(n)], 3) / n
   state = init()
 

@@ -60,12 +60,12 @@ def texts_per_second(python, make, texts):
 
 
 def main(_):
-  from sslax.data import pipeline
   from sslax.data.sources import open_source
+  from sslax.inputs.text import Text
 
   source, texts = open_source(_DATA.value), []
   for i in range(len(source)):
-    texts += pipeline.captions(source, i)
+    texts += Text().decode(source[i])
     if len(texts) >= _COUNT.value:
       break
   texts = texts[: _COUNT.value]

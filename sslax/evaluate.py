@@ -11,12 +11,18 @@ from absl import flags
 
 from sslax.run import cli
 
+
+def _probes() -> str:
+  """The files in evals/ that hold a probe; read and not imported, which would take a second before any flag is looked at."""
+  files = sorted((pathlib.Path(__file__).parent / 'evals').glob('*.py'))
+  return ', '.join(path.stem for path in files if '(Probe):' in path.read_text(encoding='utf-8'))
+
+
 WORKDIR = flags.DEFINE_string('workdir', None, 'The workdir of a training run.')
 PROBES = flags.DEFINE_list(
   'probes',
   ['knn', 'linear'],
-  "Any of knn, linear, sgd, fewshot, collapse, classifier (the method's own), zeroshot, retrieval (image-text methods), "
-  'bits_per_byte (language models), or FILE.py:CLASS of your own.',
+  f'Any of {_probes()}, or FILE.py:CLASS of your own.',
 )
 STEP = flags.DEFINE_string('step', 'latest', 'latest, all, or the number of a step.')
 WATCH = flags.DEFINE_bool('watch', False, 'Follow a running training: evaluate each new checkpoint until the run is done.')

@@ -22,6 +22,8 @@ import ml_collections
 
 from sslax.errors import UserError, suggest
 
+USER = 'sslax_user_'  # what the modules of config files are called
+
 
 def spec(target: Any, /, **arguments: Any) -> ml_collections.ConfigDict:
   """A config node that `build` turns into `target(**arguments)`.
@@ -34,10 +36,11 @@ def spec(target: Any, /, **arguments: Any) -> ml_collections.ConfigDict:
   Raises:
     UserError: `target` has no such argument.
   """
-  parameters = _parameters(target)
-  _check(_name(target, sys._getframe(1)), parameters, arguments)
-  node = {'make': _name(target, sys._getframe(1))}
-  node.update(_leaves(parameters, arguments))
+  parameters, caller = _parameters(target), sys._getframe(1).f_globals
+  name = _name(target, caller)
+  _check(name, parameters, arguments)
+  node = {'make': name}
+  node.update(_leaves(parameters, arguments, caller))
   node.update({k: v for k, v in arguments.items() if k not in node})
   return ml_collections.ConfigDict(node)
 
@@ -55,7 +58,7 @@ def complete(node: Any, where: str = 'config') -> Any:
   inside = {key: complete(value, f'{where}.{key}') for key, value in node.items()}
   if 'make' not in inside:
     return inside
-  return {**_leaves(_parameters(find(inside['make'], where)), {}), **inside}
+  return {**_leaves(_parameters(find(inside['make'], where)), {}, {}), **inside}
 
 
 def build(node: Any, where: str = 'config') -> Any:
@@ -97,7 +100,7 @@ def find(name: str, where: str = 'config') -> Any:
 
 def _module_of_file(path: str) -> types.ModuleType:
   """A config file outside any package, imported once under a name of its own."""
-  name = 'sslax_user_' + pathlib.Path(path).resolve().as_posix().replace('/', '_').removesuffix('.py')
+  name = USER + pathlib.Path(path).resolve().as_posix().replace('/', '_').removesuffix('.py')
   if name not in sys.modules:
     module_spec = importlib.util.spec_from_file_location(name, path)
     assert module_spec and module_spec.loader, 'a file .py has a loader, also where there is none'
@@ -111,10 +114,14 @@ def _module_of_file(path: str) -> types.ModuleType:
   return sys.modules[name]
 
 
-def _name(target: Any, caller: types.FrameType) -> str:
-  if target.__module__ == caller.f_globals.get('__name__'):  # defined in the config file itself, which is no importable module
-    return f'{pathlib.Path(caller.f_globals["__file__"]).resolve()}:{target.__qualname__}'
-  return f'{target.__module__}:{target.__qualname__}'
+def _name(target: Any, caller: Mapping[str, Any]) -> str:
+  """What `find` takes for `target`; `caller`: the globals of the config file that names it."""
+  module = target.__module__
+  if module == caller.get('__name__'):  # defined in the config file itself, which is no importable module
+    return f'{pathlib.Path(caller["__file__"]).resolve()}:{target.__qualname__}'
+  if module.startswith(USER):
+    return f'{sys.modules[module].__file__}:{target.__qualname__}'
+  return f'{module}:{target.__qualname__}'
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:
@@ -134,11 +141,13 @@ def _check(where, parameters, arguments):
     raise UserError(f'{where} needs {", ".join(missing)}')
 
 
-def _leaves(parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _leaves(
+  parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any], caller: Mapping[str, Any]
+) -> dict[str, Any]:
   """The arguments that a config can hold, given or by default."""
   leaves = {}
   for key, parameter in parameters.items():
-    value = _as_config(arguments.get(key, parameter.default))
+    value = _as_config(arguments.get(key, parameter.default), caller)
     if isinstance(value, int) and not isinstance(value, bool) and _takes_float(parameter.annotation):
       value = float(value)  # so that `--config.key=0.5` is not refused as a wrong type
     if _is_config(value):
@@ -146,15 +155,15 @@ def _leaves(parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str,
   return leaves
 
 
-def _as_config(value: Any) -> Any:
+def _as_config(value: Any, caller: dict[str, Any]) -> Any:
   """A dataclass, a default say, as the node that builds it."""
   if isinstance(value, tuple) and type(value) is tuple:
-    return tuple(_as_config(item) for item in value)
+    return tuple(_as_config(item, caller) for item in value)
   if not dataclasses.is_dataclass(value) or isinstance(value, type):
     return value
   target = type(value)
   fields = {key: vars(value)[key] for key in _parameters(target)}
-  return ml_collections.ConfigDict({'make': f'{target.__module__}:{target.__qualname__}', **_leaves(_parameters(target), fields)})
+  return ml_collections.ConfigDict({'make': _name(target, caller), **_leaves(_parameters(target), fields, caller)})
 
 
 def _takes_float(annotation: Any) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from sslax.errors import UserError
+from sslax.method import Facts
+from sslax.models import net
 from sslax.run import config as configs
 from sslax.run.prepare import assumed_facts, prepare_shapes
 from sslax.spec import build
@@ -80,11 +82,10 @@ def test_the_recipes_of_simclr_v2(preset, rate, decay):
   config = MODULES['simclr_v2'].get_config(preset)
   leaf = jax.ShapeDtypeStruct((3, 3), np.float32)
   params = {'encoder': {'kernel': leaf, 'bias': leaf}, 'classifier': {'dense0': {'kernel': leaf}}}
-  _, learning_rate = build(config.optim).build(
-    batch_size=config.batch_size, total_steps=1000, steps_per_epoch=10, params_shape=params
-  )
+  facts = Facts(config.batch_size, total_steps=1000, steps_per_epoch=10.0, num_records=10 * config.batch_size, num_classes=0)
+  _, learning_rate = build(config.optim).build(facts, params, net.groups({}, params))
   assert max(float(learning_rate(step)) for step in range(0, 1000, 10)) == pytest.approx(rate)
-  assert config.optim.weight_decay == decay and config.optim.name == 'lars'
+  assert config.optim.weight_decay == decay and config.optim.make.endswith(':Lars')
   assert preset == 'imagenet' or 'classifier' in config.optim.exclude
 
 

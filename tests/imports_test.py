@@ -10,7 +10,7 @@ ZERO = {'errors', 'io', 'spec', 'method', 'ops', 'data'}
 ONE = {'inputs', 'losses', 'models', 'step', 'contract'}
 FLOORS = {  # room: what it may import beside its own room
   'errors': set(),
-  'io': set(),
+  'io': {'errors'},
   'spec': {'errors'},
   'method': {'errors'},
   'ops': {'errors', 'method'},

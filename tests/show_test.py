@@ -28,6 +28,6 @@ def test_crops_of_the_host(tmp_path, real_data):
 
 
 def test_mistakes(tmp_path):
-  for out, word in (('views.txt', '.png'), ('/nowhere/views.png', '/nowhere')):
+  for out, word in (('views.txt', '.png'), (f'{tmp_path}/missing/views.png', 'missing')):
     code, output = run('show', f'--config={TINY}', f'--out={out}')
     assert code == 2 and word in output and 'Traceback' not in output, output

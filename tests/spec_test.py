@@ -11,7 +11,7 @@ from sslax.models.resnet import ResNet
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import RandomViews
 from sslax.run.optim import AdamW, Constant, Cosine
-from sslax.spec import build, find, spec
+from sslax.spec import build, complete, find, spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,3 +116,11 @@ def test_suggest():
   assert 'depth' in suggest('dept', ['depth', 'width'])
   assert 'Known: a, b' in suggest('zzz', ['b', 'a'])
   assert suggest('x', []) == ''
+
+
+def test_a_nested_default_of_a_file_outside_is_named_by_the_file(tmp_path):
+  """Also where a saved node is completed with it, in another process."""
+  file = tmp_path / 'theirs.py'
+  file.write_text('import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass Inner:\n  size: float = 2.0\n'
+                  '@dataclasses.dataclass(frozen=True)\nclass Outer:\n  inner: Inner = Inner()\n')  # fmt: skip
+  assert complete({'make': f'{file}:Outer'})['inner'].make == f'{file}:Inner'

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import jax
-import numpy as np
 
 from sslax.evals.probe import RANDOM, TRAINED, Data, Figure, Needs, Probe, Score, Store
 from sslax.evals.shared import first_rows, shown
@@ -39,7 +38,7 @@ class Predictions(Probe):
     drawn = predictions(store.params, store.memory, batch, jax.random.key(0))
     if not drawn:
       return []
-    columns = [shown(store, jax.tree.map(np.asarray, column)) for column in drawn]
+    columns = [shown(store.card.inputs, column) for column in drawn]
     cells = [list(row) for row in zip(*columns, strict=True)]
     picture = png(sheet(cells, column_labels=names))
     return [

@@ -1,11 +1,15 @@
 """What several probes share, who do not import each other."""
 
+from collections.abc import Mapping
+
+import jax
 import numpy as np
 
 from sslax.errors import UserError
 from sslax.evals.probe import Card, Data, Store
 from sslax.evals.visualisations import rgb
 from sslax.inputs.text import Text
+from sslax.method import Batch, Input, Picture
 
 
 def caption_input(card: Card) -> tuple[str, Text]:
@@ -27,12 +31,14 @@ def first_rows(store: Store, data: Data, rows: int) -> dict[str, np.ndarray]:
   return {key: x[usable] for key, x in batch.items() if key not in ('label', 'index', 'mask')}
 
 
-def shown(store: Store, column: np.ndarray | dict[str, np.ndarray]) -> list[np.ndarray | str]:
-  """A column of `Method.pictures` as cells of a sheet: images in [0, 1], or arrays that one of the inputs shows."""
+def shown(inputs: Mapping[str, Input], column: jax.Array | Batch) -> list[Picture]:
+  """A column of `Method.pictures` or `Method.view_pictures` as cells of a sheet: images in [0, 1], or arrays that one of the
+  method's inputs shows."""
   if not isinstance(column, dict):
-    return [rgb(image) for image in column]
-  inputs = [value.evaluation() for value in store.card.inputs.values()]
-  return next(value for value in inputs if set(value.shapes()) & set(column)).show(column)
+    return [rgb(image) for image in np.asarray(column)]
+  of_evaluation = [value.evaluation() for value in inputs.values()]
+  arrays = {key: np.asarray(x) for key, x in column.items()}
+  return next(value for value in of_evaluation if set(value.shapes()) & set(arrays)).show(arrays)
 
 
 def beside(store: Store, batch: dict[str, np.ndarray]) -> list[np.ndarray]:

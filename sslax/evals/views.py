@@ -12,7 +12,8 @@ from sslax.data import pipeline
 from sslax.data.sources import Source, open_source
 from sslax.errors import UserError
 from sslax.evals.probe import Data, Figure, Needs, Probe, Score, Store
-from sslax.evals.visualisations import png, rgb, sheet
+from sslax.evals.shared import shown
+from sslax.evals.visualisations import png, sheet
 from sslax.method import Method
 
 
@@ -57,7 +58,7 @@ def views_sheet(method: Method, source: Source, *, rows: int = 8, seed: int = 0)
   originals = [cells for value in inputs.values() if (cells := _originals(value.evaluation(), source, batch['index']))]
   drawn = jax.jit(lambda rng, batch: method.view_pictures(method.views(rng, batch)))(jax.random.key(seed), batch)
   names = sorted(drawn, key=lambda name: [int(part) if part.isdigit() else part for part in name.split()])
-  columns = [*originals, *([rgb(image) for image in np.asarray(drawn[name])] for name in names)]
+  columns = [*originals, *(shown(inputs, drawn[name]) for name in names)]
   if not columns:
     raise UserError(f'{type(method).__name__} has no views to look at')
   labels = None

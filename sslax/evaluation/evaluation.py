@@ -12,6 +12,7 @@ import jax
 from sslax.data.sources import open_source
 from sslax.errors import UserError, suggest
 from sslax.evals.probe import BASELINE, RANDOM, TRAINED, Card, Data, Probe, Score
+from sslax.evaluation import picks
 from sslax.evaluation.models import Models
 from sslax.evaluation.results import Results, Row
 from sslax.evaluation.store import FeatureStore, identity
@@ -215,10 +216,20 @@ def check_probes(probes: Mapping[str, Probe], card: Card, data: Data) -> None:
         )
     for which, source in (('train', data.train), ('test', data.test)) if needs.labels else ():
       if not source.num_classes:
-        raise UserError(f'{source.name} has no labels, and {key} needs them: name labelled data with --data_{which}=URI')
+        without = ','.join(_without_labels(card))
+        raise UserError(
+          f'{source.name} has no labels, and {key} needs them: name labelled data with --data_{which}=URI, or ask for what '
+          f'needs none: --probes={without}'
+        )
     if needs.labels:
       same_classes(data.train, data.test)
     probe.check(card, data)
+
+
+def _without_labels(card: Card) -> list[str]:
+  """Probes that give numbers of this method without labels."""
+  found = {name: make().needs() for name, make in picks.available().items() if not make.in_report}
+  return [name for name, needs in found.items() if not needs.labels and set(needs.features) <= set(card.features)]
 
 
 def same_classes(train: Any, test: Any) -> None:

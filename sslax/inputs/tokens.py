@@ -32,10 +32,13 @@ class Tokens(Input):
   Attributes:
     tokenizer: 'bytes', or the path of a tokenizer.json of the library `tokenizers` (`python -m sslax.data.train_bpe` makes one).
     length: L.
+    size: ids of the tokenizer.json; 0: read from it. Where it is stated, shapes are known without the file: to plan, and to
+      check a recipe. A file with another number is refused.
   """
 
   tokenizer: str = 'bytes'
   length: int = 128
+  size: int = 0
 
   baseline_name: ClassVar[str] = 'byte histogram'
 
@@ -44,26 +47,35 @@ class Tokens(Input):
       raise ValueError("tokenizer='' must be 'bytes' or the path of a tokenizer.json")
     if self.length < 1:
       raise ValueError(f'length={self.length} must be at least 1')
+    if self.size < 0:
+      raise ValueError(f'size={self.size} must be that of the tokenizer, or 0: read from it')
 
   @property
   def vocabulary(self) -> 'Bytes | Learned':
-    """Read once a process, where it is first needed."""
-    return _vocabulary(self.tokenizer)
+    """Read once a process, where it is first needed.
+
+    Raises:
+      UserError: see `Learned`; or `size` is not its.
+    """
+    found = _vocabulary(self.tokenizer)
+    if self.size not in (0, found.size):
+      raise UserError(f'size={self.size}, and the tokenizer {self.tokenizer!r} has {found.size} ids: state that, or 0')
+    return found
 
   @property
   def vocab_size(self) -> int:
     """Ids are below it: the tokens, the start, the padding."""
-    return self.vocabulary.size + 2
+    return self.start + 2
 
   @property
   def start(self) -> int:
     """The id before the first token."""
-    return self.vocabulary.size
+    return self.size or self.vocabulary.size
 
   @property
   def padding(self) -> int:
     """The id where there is no text."""
-    return self.vocabulary.size + 1
+    return self.start + 1
 
   def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     row = lambda n: jax.ShapeDtypeStruct((n,), np.int32)
@@ -110,7 +122,7 @@ class Tokens(Input):
       raise UserError(f'{where}={rows} is too small for the {self.vocab_size} tokens of the tokenizer {self.tokenizer!r}')
 
   def _texts(self, arrays):
-    return [self.vocabulary.text(row[row < self.vocabulary.size]) for row in np.asarray(arrays['tokens'])]
+    return [self.vocabulary.text(row[row < self.start]) for row in np.asarray(arrays['tokens'])]
 
 
 class Bytes:

@@ -89,6 +89,11 @@ def apply(
   return jax.tree.map(join, out), stats
 
 
+def has_batch_norm(memory: PyTree) -> bool:
+  """Whether a network keeps running variances there."""
+  return any(path.endswith('/var') for path in tree.paths(memory))
+
+
 def _whole(module, params):
   """Weights that are split over the mesh, gathered for this application, except those that their own layer gathers."""
   if fsdp.axis_size() == 1:

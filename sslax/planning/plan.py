@@ -11,11 +11,11 @@ import ml_collections
 import numpy as np
 
 from sslax.errors import UserError
+from sslax.models import net
 from sslax.planning import cost
 from sslax.planning.target import Target, out_of_memory
 from sslax.run import config as configs
 from sslax.run.prepare import assumed_facts, prepare_shapes
-from sslax.run.summary import has_batch_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def plan(config: ml_collections.ConfigDict, where: Target, num_examples: int, ch
     collectives=found,
     trace_seconds=tracing,
     compile_seconds=time.time() - started,
-    batch_norm=has_batch_norm(run.abstract_state),
+    batch_norm=net.has_batch_norm(run.abstract_state.memory),
   )
 
 

@@ -17,6 +17,7 @@ from sslax import errors
 from sslax.errors import UserError, suggest
 from sslax.io import cache
 
+MISSING = '--config is missing: a config and its preset, for example --config=simclr:digits'
 LAST = 2.0  # seconds that process 0 stays longer than the others after an error
 
 COORDINATOR = flags.DEFINE_string(
@@ -38,7 +39,7 @@ def define_config(required: bool = True) -> None:
     lock_config=True,
   )
   if required:
-    flags.mark_flag_as_required('config')
+    flags.register_validator('config', lambda config: config is not None, message=MISSING)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -123,7 +124,7 @@ def _parse(argv: list[str]) -> None:
   except (AttributeError, KeyError) as error:
     raise UserError(f'unknown config key: {_unknown_key(argv, error)}') from None
   except (flags.Error, ValueError, TypeError, SyntaxError) as error:
-    raise UserError(_shorten(str(error))) from None
+    raise UserError(_shorten(MISSING if MISSING in str(error) else str(error))) from None
   except (FileNotFoundError, IsADirectoryError) as error:
     raise UserError(str(error)) from None
   except Exception as error:  # the config file is Python of the user's: its own traceback helps, ours does not

@@ -6,16 +6,10 @@ import jax
 import numpy as np
 
 from sslax.io.versions import versions
-from sslax.ops import tree
+from sslax.models import net
 from sslax.run.prepare import Run
-from sslax.step import TrainState
 
 GHOST = 'each microbatch has its own BatchNorm statistics: another result than the whole batch (docs/scaling.md)'
-
-
-def has_batch_norm(state: TrainState) -> bool:
-  """Whether a network of it keeps running variances."""
-  return any(path.endswith('/var') for path in tree.paths(state.memory))
 
 
 def microbatches(run: Run) -> str:
@@ -26,7 +20,7 @@ def microbatches(run: Run) -> str:
   if not run.microbatched:
     return f'{count}, and they change nothing: this method applies no network by sslax.models.net.apply'
   rows = f'{count}: networks run {run.config.batch_size // count} of {run.config.batch_size} examples at a time'
-  return f'{rows}; {GHOST}' if has_batch_norm(run.abstract_state) else f'{rows}, the loss sees all'
+  return f'{rows}; {GHOST}' if net.has_batch_norm(run.abstract_state.memory) else f'{rows}, the loss sees all'
 
 
 def summary(run: Run, lowered: Any) -> str:

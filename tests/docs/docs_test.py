@@ -70,6 +70,7 @@ PLANTED = {
   'launch/tpu run --run_id=r1 --workdir=gs://B/r1 -- --config=configs/simclr.py:imagent': 'imagenet',
   'launch/tup status': 'launch/tup',
   'bash tests/runn.sh': 'tests/runn.sh',
+  'bash tests/run.sh tests/methods/mea_test.py': 'mea_test.py',
   'SSLAX_JX=cpu bash tests/run.sh': 'SSLAX_JX',
   'sbatch --nodes=4 launch/slurm/slax.sbatch --config=configs/simclr.py:digits': 'slax.sbatch',
   'sbatch --node=4 launch/slurm/sslax.sbatch --config=configs/simclr.py:digits': '--node',
@@ -134,9 +135,14 @@ def test_a_workdir_has_one_config():
   shown = [command.text for path in DOCS + PRESETS for command in commands(path)]
   pairs = [(re.search(r'--workdir=(\S+)', text), re.search(r'--config=(\S+)', text)) for text in shown]
   configs = {}
-  for workdir, config in {(workdir[1], config[1]) for workdir, config in pairs if workdir and config}:
+  for workdir, config in {(workdir[1], named(config[1])) for workdir, config in pairs if workdir and config}:
     configs.setdefault(workdir, []).append(config)
   assert not {workdir: several for workdir, several in configs.items() if len(several) > 1}
+
+
+def named(config):
+  """'simclr:digits' for configs/simclr.py:digits, too."""
+  return config.removeprefix('configs/').replace('.py', '')
 
 
 def dead(path, text):

@@ -54,6 +54,8 @@ def examine(command, scratch):
       pass
     case 'python', ['-m', module, *_] if module in BINARIES:
       return [rest[1:]]
+    case 'sslax', []:
+      pass
     case 'sslax', [subcommand, *arguments] if f'sslax.{subcommand}' in BINARIES:
       return [[f'sslax.{subcommand}', *arguments]]
     case 'python', ['launch/gke/render.py', *_]:
@@ -63,8 +65,13 @@ def examine(command, scratch):
       return [training(*flags)] if flags else []
     case 'python', ['launch/local_multiprocess.py', *arguments]:
       return local_multiprocess(arguments)
-    case 'bash', [script]:
+    case 'bash', [script, *arguments]:
       run(['bash', '-n', exists(script)], scratch)
+      if script == 'tests/run.sh':
+        _, paths = options(arguments, 'pytest', 'm n')
+        [exists(path) for path in paths]
+      elif arguments:
+        raise Wrong(f'{script} takes nothing')
     case 'launch/tpu', [subcommand, *arguments]:
       run([scratch / program, subcommand, '--dry_run', *arguments], scratch, enough='gcloud was asked')
       return [training(*flags)] if subcommand in ('run', 'watch') else []

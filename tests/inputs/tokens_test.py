@@ -99,6 +99,20 @@ def test_learned_tokens(bpe):
   assert sizes.sum() == 7 and (sizes[:n] > 0).all() and (sizes[n:] == 0).all()
 
 
+def test_a_size_that_is_stated_needs_no_file(bpe):
+  """Shapes, and the ids of start and padding, of a tokenizer that is elsewhere; one with another number of ids is refused."""
+  value = Tokens('/elsewhere/tokenizer.json', length=20, size=290)
+  assert (value.start, value.padding, value.vocab_size) == (290, 291, 292)
+  value.require(292, 'vocab')
+  with pytest.raises(UserError, match='elsewhere'):
+    draw(value, TEXT)
+  for stated, read in zip(draw(Tokens(bpe, length=20, size=290), TEXT), draw(Tokens(bpe, length=20), TEXT), strict=True):
+    np.testing.assert_array_equal(stated, read)
+  for value in (Tokens(bpe, size=291), Tokens(size=290)):
+    with pytest.raises(UserError, match=f'size={value.size}, and the tokenizer .* has (290|256) ids'):
+      draw(value, TEXT)
+
+
 def test_places_of_windows_reach_the_whole_text(bpe):
   words = ' '.join(f'w{i}' for i in range(2000))
   value = Tokens(bpe, length=16)
@@ -194,7 +208,7 @@ def test_real_text(real_data, tmp_path):
     assert said in text and batch['token_bytes'].sum() == len(said) >= each * 128
 
 
-@pytest.mark.parametrize('field, value', [('tokenizer', ''), ('length', 0)])
+@pytest.mark.parametrize('field, value', [('tokenizer', ''), ('length', 0), ('size', -1)])
 def test_impossible_fields_are_told(field, value):
   with pytest.raises(ValueError, match=field):
     Tokens(**{field: value})

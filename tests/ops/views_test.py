@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from sslax.errors import UserError
-from sslax.method import Crop
 from sslax.ops import geometry, photometric
-from sslax.ops.views import RandomViews, make_views
+from sslax.ops.views import Crop, RandomViews, make_views
 from sslax.spec import build, spec
 
 # Nothing happens: the whole image at its own size.

@@ -96,7 +96,7 @@ BAD_INPUTS = {
   'impossible value': (['--config.method.temperature=-1.0'], 'temperature', 'positive'),
   'missing data': (['--config.data.train=folder:/nowhere/at/all'], '/nowhere/at/all', ''),
   'unknown scheme': (['--config.data.train=digit:'], 'digit', 'digits'),
-  'unknown optimizer': (['--config.optim.name=lasr'], 'lasr', 'lars'),
+  'optimizer by name': (['--config.optim.name=lasr'], 'config.optim.name is gone', 'Lars'),
 }
 
 

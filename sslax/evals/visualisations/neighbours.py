@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sslax.errors import UserError
-from sslax.evals.visualisations.colours import OTHER, PAPER, SAME
+from sslax.evals.visualisations.colours import FAINT, OTHER, PAPER, SAME
 from sslax.evals.visualisations.sheets import as_rgb, auto_scale, resize, sheet, text_cell
 from sslax.evals.visualisations.text import class_name, font
 from sslax.method import Picture
@@ -24,7 +24,8 @@ def neighbours_sheet(
   similarity: np.ndarray,
   classes: Sequence[str] | None = None,
 ) -> Image.Image:
-  """One row a query: the image, then its neighbours, nearest first. A tick on green is the query's class, a cross on red another.
+  """One row a query: the image, then its neighbours, nearest first. A tick on green is the query's class, a cross on red another;
+  where one of the two has no label (-1), there is neither.
 
   Args:
     query_images: Q images [H, W, 3] uint8, or texts; query_labels: [Q] int.
@@ -48,17 +49,19 @@ def neighbours_sheet(
   if index.size and not (0 <= index.min() and index.max() < len(gallery_images)):
     raise UserError(f'neighbours_sheet: neighbour_index must lie in [0, {len(gallery_images)}), the rows of the gallery.')
   scale = auto_scale([np.shape(picture) for picture in (*query_images, *gallery_images) if not isinstance(picture, str)])
-  rows, hits = [], 0
+  rows, hits = [], []
   for image, label, neighbours, near in zip(query_images, query_labels, index, similarity, strict=True):
     row = [_card(image, 'a query', scale, '', PAPER)]
     for i, s in zip(neighbours, near, strict=True):
-      same = bool(gallery_labels[i] == label)
-      hits += same
-      row.append(_card(gallery_images[i], f'gallery {i}', scale, f'{"✓" if same else "✗"} {s:.2f}', SAME if same else OTHER))
+      mark, colour = '', FAINT
+      if label >= 0 and gallery_labels[i] >= 0:
+        hits.append(bool(gallery_labels[i] == label))
+        mark, colour = ('✓ ', SAME) if hits[-1] else ('✗ ', OTHER)
+      row.append(_card(gallery_images[i], f'gallery {i}', scale, f'{mark}{s:.2f}', colour))
     rows.append(row)
   k = index.shape[1]
-  share = f" ({hits / index.size:.0%} of those shown are of the query's class)" if index.size else ''
-  names = [class_name(classes, label) for label in query_labels]
+  share = f" ({np.mean(hits):.0%} of those shown are of the query's class)" if hits else ''
+  names = [class_name(classes, label) if label >= 0 else '' for label in query_labels]
   return sheet(rows, names, ['query', *(str(j + 1) for j in range(k))], f'Nearest neighbours{share}', scale=1)
 
 

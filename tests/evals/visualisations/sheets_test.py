@@ -123,6 +123,21 @@ def test_neighbours_sheet_marks_without_colour():
   assert (low != np.asarray(neighbours(similarity=((0.9, 0.9),)))).any()  # the similarity is printed
 
 
+def test_neighbours_of_what_has_no_label():
+  """Neither right nor wrong: no frame in green or red, no tick, and no share of hits in the title."""
+  show = lambda query, gallery: visualisations.neighbours_sheet(
+    [plain(RED)], [query], [plain(BLUE), plain(GREEN)], gallery, np.array([[0, 1]]), np.array([[0.9, 0.5]])
+  )
+  same, other = visualisations.SAME, visualisations.OTHER
+  has = lambda image, colour: (np.asarray(image) == colour).all(-1).any()
+  for image in (show(-1, [-1, -1]), show(-1, [0, 1]), show(0, [-1, -1])):
+    assert not has(image, same) and not has(image, other) and has(image, visualisations.FAINT)
+    assert image.height == show(-1, [-1, -1]).height
+  assert show(-1, [-1, -1]).tobytes() == show(-1, [0, 1]).tobytes()
+  some = show(0, [-1, 0])
+  assert has(some, same) and not has(some, other)
+
+
 def test_neighbours_sheet_refuses():
   with pytest.raises(UserError, match=r'\[Q, k\]'):
     neighbours(similarity=((0.9,),))
