@@ -253,7 +253,7 @@ class Method(abc.ABC):
     del rng, batch
     return None
 
-  def view_pictures(self, views: PyTree) -> dict[str, jax.Array | Batch]:
+  def view_pictures(self, views: PyTree) -> Mapping[str, jax.Array | Batch]:
     """What `views` returned, for people: columns as in `pictures`; default: nothing to see."""
     del views
     return {}
@@ -313,7 +313,7 @@ class Wrapper(Method):
   def augmented(self, rng: jax.Array, batch: Batch) -> Batch | None:
     return self.inner.augmented(rng, batch)
 
-  def view_pictures(self, views: PyTree) -> dict[str, jax.Array | Batch]:
+  def view_pictures(self, views: PyTree) -> Mapping[str, jax.Array | Batch]:
     return self.inner.view_pictures(views)
 
   def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> Mapping[str, jax.Array | Batch]:

@@ -155,7 +155,7 @@ def _leaves(
   return leaves
 
 
-def _as_config(value: Any, caller: dict[str, Any]) -> Any:
+def _as_config(value: Any, caller: Mapping[str, Any]) -> Any:
   """A dataclass, a default say, as the node that builds it."""
   if isinstance(value, tuple) and type(value) is tuple:
     return tuple(_as_config(item, caller) for item in value)

@@ -45,8 +45,8 @@ def test_it_finds_a_planted_fault(source, expected):
 def missing(source: str) -> Iterator[str]:
   """'LINE: Class.method: name' of each argument, and 'return', without an annotation, of functions and methods that are public.
 
-  Public is what has no leading underscore, nor a class around it that has one, and each method with two on both sides. Functions in
-  functions are nobody's business but theirs; `self` and `cls` are known; __init__ returns None without saying so.
+  Public is what has no leading underscore, nor a class around it that has one, and each method with two on both sides. Functions
+  in functions are nobody's business but theirs; `self` and `cls` are known; __init__ returns None without saying so.
   """
   yield from _missing(ast.parse(source), '')
 
