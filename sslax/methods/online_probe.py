@@ -76,6 +76,9 @@ class OnlineProbe(Wrapper):
     memory = {'inner': out.memory, 'probe': probe, 'velocity': velocity, 'statistics': statistics}
     return loss, Output(memory, {**out.metrics, **metrics})
 
+  def view_pictures(self, views):
+    return super().view_pictures(views['inner'])
+
   def features(self, params, memory, batch) -> Features:
     out = super().features(params, memory, batch)
     if out.pooled is None:  # of texts alone, say
