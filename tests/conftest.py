@@ -6,15 +6,23 @@ import platform
 import sys
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+os.environ['XLA_FLAGS'] = ' '.join(
+  ['--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0']
+  # SSE4_2, AVX or AVX2: what a processor of that kind computes
+  + [f'--xla_cpu_max_isa={isa}' for isa in os.environ.get('SSLAX_TEST_ISA', '').split()]
+)
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 import absl.flags
 import jax
 import pytest
 
+ISA = os.environ.get('SSLAX_TEST_ISA', '')
 CACHE = pathlib.Path(
-  os.environ.get('SSLAX_TEST_CACHE', pathlib.Path(__file__).parent / '.cache' / f'jax-{jax.__version__}-{platform.machine()}')
+  os.environ.get(
+    'SSLAX_TEST_CACHE',
+    pathlib.Path(__file__).parent / '.cache' / f'jax-{jax.__version__}-{platform.machine()}{ISA and "-" + ISA}',
+  )
 )
 jax.config.update('jax_compilation_cache_dir', str(CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)

@@ -1,6 +1,7 @@
 """A linear classifier beside any method, trained on its frozen features while it trains, as in BYOL's official code."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -81,6 +82,9 @@ class OnlineProbe(Wrapper):
     metrics = {'probe_loss': value, 'probe_accuracy': (logits.argmax(1) == label).sum() / total}
     memory = {'inner': out.memory, 'probe': probe, 'velocity': velocity, 'statistics': statistics}
     return loss, Output(memory, {**out.metrics, **metrics})
+
+  def view_pictures(self, views: PyTree) -> Mapping[str, jax.Array | Batch]:
+    return super().view_pictures(views['inner'])
 
   def features(self, params: PyTree, memory: PyTree, batch: Batch) -> Features:
     out = super().features(params, memory, batch)

@@ -15,8 +15,10 @@ TINY = ROOT / 'tests' / 'run' / 'tiny_config.py'
 
 def environment(devices=1, **extra):
   env = {k: v for k, v in os.environ.items() if k not in ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR')}
+  isa = os.environ.get('SSLAX_TEST_ISA', '')  # see conftest.py
   flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
-  cache = os.environ.get('SSLAX_TEST_CACHE', str(ROOT / 'tests' / '.cache' / 'binaries'))
+  flags += f' --xla_cpu_max_isa={isa}' if isa else ''
+  cache = os.environ.get('SSLAX_TEST_CACHE', str(ROOT / 'tests' / '.cache' / f'binaries{isa and "-" + isa}'))
   return {**env, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'JAX_COMPILATION_CACHE_DIR': cache, **extra}
 
 
