@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslax.errors import UserError
-from sslax.method import Batch, Facts, Features, Input, Method, Output, settled
+from sslax.method import Facts, Features, Input, Method, Output, settled
 from sslax.ops import microbatches as pieces
 from sslax.ops import tree
 
 PyTree = Any
+Shapes = dict[str, jax.ShapeDtypeStruct]
 TAKEN = ('label', 'index', 'wanted', 'mask')  # keys of a batch that no input may have
 OURS = ('loss', 'grad_norm', 'param_norm', 'finite')  # metrics of every run
 ROWS = 2  # of the batch of which features are asked
@@ -27,10 +28,10 @@ class Checked:
 
   method: Method  # settled
   inputs: dict[str, Input]
-  batch: Batch  # what a step gets: all inputs, index, and label where there are labels
+  batch: Shapes  # what a step gets: all inputs, index, and label where there are labels
   params: PyTree
   memory: PyTree
-  features: dict[str, jax.ShapeDtypeStruct]  # of ROWS examples, by name: see Features.named
+  features: Shapes  # of ROWS examples, by name: see Features.named
   microbatched: bool  # whether a network runs in pieces where there are microbatches
 
 
@@ -53,10 +54,10 @@ def check(method: Method, facts: Facts, *, microbatches: int = 1) -> Checked:
     inputs = _checked_inputs(method)
     batch = batch_shapes(inputs, facts.batch_size, labelled=facts.num_classes > 0)
     seen = {feature: _evaluation_batch(inputs, method.feature_inputs(feature)) for feature in ('pooled', 'text_embedding')}
-  stage = 'views'
+  stage, microbatched = 'views', False
 
   def all_functions(batch, pooled_batch, text_batch):
-    nonlocal stage
+    nonlocal stage, microbatched
     rng, step = jax.random.key(0), jnp.int32(0)
     stage = 'views'
     views = method.views(rng, batch)
@@ -77,11 +78,9 @@ def check(method: Method, facts: Facts, *, microbatches: int = 1) -> Checked:
     if text_batch.keys() != pooled_batch.keys():
       text = method.features(params, memory, text_batch)
       features |= {key: value for key, value in text.named().items() if key not in features}
-    nonlocal microbatched
     microbatched = used.used
     return params, memory, features
 
-  microbatched = False
   try:
     params, memory, features = jax.eval_shape(all_functions, batch, seen['pooled'], seen['text_embedding'])
   except UserError as error:
@@ -93,7 +92,7 @@ def check(method: Method, facts: Facts, *, microbatches: int = 1) -> Checked:
   return Checked(method, inputs, batch, params, memory, features, microbatched)
 
 
-def batch_shapes(inputs: dict[str, Input], rows: int, *, labelled: bool) -> Batch:
+def batch_shapes(inputs: dict[str, Input], rows: int, *, labelled: bool) -> Shapes:
   """The global batch that the pipeline delivers for these inputs, in shapes."""
   arrays = {key: s for value in inputs.values() for key, s in value.shapes().items()}
   arrays |= {key: jax.ShapeDtypeStruct((), np.int32) for key in ('index', *(['label'] if labelled else []))}
@@ -144,7 +143,7 @@ def _check_params(params):
     raise UserError(f"params must be a dict with the key 'encoder', which is what users come for; it has {has or 'nothing'}")
 
 
-def _check_loss(result) -> Output:
+def _check_loss(result: Any) -> Output:
   loss, out = _pair(result, 'loss, Output')
   if not isinstance(out, Output):
     raise UserError(
@@ -175,14 +174,14 @@ def _check_same(new, old, what):
   wrong += [
     f'{what}/{path} was {before[path]} and is {now[path]}' for path in before if now.get(path, before[path]) != before[path]
   ]
-  if not wrong and jax.tree.structure(old) != jax.tree.structure(new):
+  if not wrong and not tree.same_structure(old, new):
     wrong = [f'{what} has another structure than init gave it']
   if wrong:
     more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
     raise UserError(f'what init made must come back with the same leaves, shapes and dtypes: {"; ".join(wrong[:3])}{more}')
 
 
-def _check_features(features) -> dict[str, jax.Array]:
+def _check_features(features: Any) -> dict[str, jax.Array]:
   if not isinstance(features, Features):
     raise UserError(f'it returned a {type(features).__name__}, and must return an sslax.method.Features(pooled=[B, D])')
   if features.pooled is None or features.pooled.ndim != 2 or len(features.pooled) != ROWS:

@@ -12,7 +12,7 @@ import abc
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -63,7 +63,7 @@ class Input(abc.ABC):
     """The arrays of a training batch as those of `evaluation()`, for a probe beside the method; default: as they are."""
     return {key: batch[key] for key in self.evaluation().shapes()}
 
-  def describe(self, records: list[Mapping[str, Any]]) -> str:
+  def describe(self, records: Sequence[Mapping[str, Any]]) -> str:
     """What these records are, in the summary of a run: '28x28 pixels'; default: nothing."""
     del records
     return ''
@@ -202,8 +202,15 @@ def encoder_stats(path: str) -> str:
 class Method(abc.ABC):
   """See the module's docstring. `rng` and `step` go to everyone, also to those that do not need them today."""
 
-  uses_labels: bool = False  # True: `label` may influence the parameters (supervised methods)
-  label_classes: int = 0  # labels that it reads are below it; 0: it reads none, or takes any
+  @property
+  def uses_labels(self) -> bool:
+    """True: `label` may influence the parameters (supervised methods)."""
+    return False
+
+  @property
+  def label_classes(self) -> int:
+    """Labels that it reads are below it; 0: it reads none, or takes any."""
+    return 0
 
   def inputs(self) -> dict[str, Input]:
     """What a batch must hold, {'image': Image(32)}; the order counts: it decides which random numbers each one gets."""
@@ -246,12 +253,12 @@ class Method(abc.ABC):
     del rng, batch
     return None
 
-  def view_pictures(self, views: PyTree) -> dict[str, jax.Array | Batch]:
+  def view_pictures(self, views: PyTree) -> Mapping[str, jax.Array | Batch]:
     """What `views` returned, for people: columns as in `pictures`; default: nothing to see."""
     del views
     return {}
 
-  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> dict[str, jax.Array | Batch]:
+  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> Mapping[str, jax.Array | Batch]:
     """What the method predicts, for people: {column: [B, H, W, 3] in [0, 1], or arrays that its input shows}."""
     del params, memory, batch, rng
     return {}
@@ -306,10 +313,10 @@ class Wrapper(Method):
   def augmented(self, rng: jax.Array, batch: Batch) -> Batch | None:
     return self.inner.augmented(rng, batch)
 
-  def view_pictures(self, views: PyTree) -> dict[str, jax.Array | Batch]:
+  def view_pictures(self, views: PyTree) -> Mapping[str, jax.Array | Batch]:
     return self.inner.view_pictures(views)
 
-  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> dict[str, jax.Array | Batch]:
+  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> Mapping[str, jax.Array | Batch]:
     return self.inner.pictures(params, memory['inner'], batch, rng)
 
   def grafts(self) -> tuple[str, ...]:

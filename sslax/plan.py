@@ -12,6 +12,7 @@ Exit codes: 0 done, 2 user error; that a step does not fit is a result.
 
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -22,7 +23,7 @@ from sslax.run import cli
 class Topologies(flags.ListParser):
   """A list of topologies; a name that is none is refused where it is read."""
 
-  def parse(self, argument):
+  def parse(self, argument: Any) -> list[str]:
     names = super().parse(argument)
     for name in names:
       topology.parse(name)

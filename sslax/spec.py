@@ -13,7 +13,9 @@ import importlib.util
 import inspect
 import pathlib
 import sys
+import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -96,11 +98,12 @@ def find(name: str, where: str = 'config') -> Any:
   return getattr(module, attribute)
 
 
-def _module_of_file(path: str):
+def _module_of_file(path: str) -> types.ModuleType:
   """A config file outside any package, imported once under a name of its own."""
   name = USER + pathlib.Path(path).resolve().as_posix().replace('/', '_').removesuffix('.py')
   if name not in sys.modules:
     module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec and module_spec.loader, 'a file .py has a loader, also where there is none'
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
     try:
@@ -111,7 +114,7 @@ def _module_of_file(path: str):
   return sys.modules[name]
 
 
-def _name(target, caller) -> str:
+def _name(target: Any, caller: Mapping[str, Any]) -> str:
   """What `find` takes for `target`; `caller`: the globals of the config file that names it."""
   module = target.__module__
   if module == caller.get('__name__'):  # defined in the config file itself, which is no importable module
@@ -121,7 +124,7 @@ def _name(target, caller) -> str:
   return f'{module}:{target.__qualname__}'
 
 
-def _parameters(target) -> dict[str, inspect.Parameter]:
+def _parameters(target: Any) -> dict[str, inspect.Parameter]:
   parameters = inspect.signature(target).parameters
   flax = {'parent', 'name'} if 'parent' in parameters else set()  # every Flax module has these two, and no config sets them
   return {key: p for key, p in parameters.items() if key not in flax}
@@ -138,7 +141,9 @@ def _check(where, parameters, arguments):
     raise UserError(f'{where} needs {", ".join(missing)}')
 
 
-def _leaves(parameters, arguments, caller) -> dict[str, Any]:
+def _leaves(
+  parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any], caller: Mapping[str, Any]
+) -> dict[str, Any]:
   """The arguments that a config can hold, given or by default."""
   leaves = {}
   for key, parameter in parameters.items():
@@ -150,7 +155,7 @@ def _leaves(parameters, arguments, caller) -> dict[str, Any]:
   return leaves
 
 
-def _as_config(value: Any, caller: dict[str, Any]) -> Any:
+def _as_config(value: Any, caller: Mapping[str, Any]) -> Any:
   """A dataclass, a default say, as the node that builds it."""
   if isinstance(value, tuple) and type(value) is tuple:
     return tuple(_as_config(item, caller) for item in value)
@@ -161,12 +166,12 @@ def _as_config(value: Any, caller: dict[str, Any]) -> Any:
   return ml_collections.ConfigDict({'make': _name(target, caller), **_leaves(_parameters(target), fields, caller)})
 
 
-def _takes_float(annotation) -> bool:
+def _takes_float(annotation: Any) -> bool:
   """Whether it is `float`, or a union such as `float | Ramp`."""
   return annotation in (float, 'float') or float in typing.get_args(annotation)
 
 
-def _is_config(value) -> bool:
+def _is_config(value: Any) -> bool:
   if isinstance(value, tuple):
     return all(_is_config(v) for v in value)
   return (

@@ -70,7 +70,7 @@ def jit_step(
   state_sharding: PyTree,
   batch_sharding: PyTree,
   microbatches: int = 1,
-):
+) -> jax.stages.Wrapped:
   """`train_step` compiled for a mesh: (state, batch) -> (state, metrics). The old state is donated.
 
   The mesh of the shardings and the number of microbatches are in context while the step is traced: for what is laid out by hand

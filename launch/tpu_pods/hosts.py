@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from . import codes, gcloud
 from .errors import say
 from .pod import Node, Pod
+from .processes import Output
 from .quoting import line
 
 NEW = 'new'  # what a host that was not set up calls itself
 ATTEMPTS = 3
+Run = Callable[[Sequence[str], float], Output]  # of `Commands`: (words, limit)
 
 
 class Answer(NamedTuple):
@@ -109,7 +111,7 @@ class Fleet:
   def ssh(self, node: str, worker: object, command: str) -> list[str]:
     return gcloud.ssh(self.pod.options, node, worker, command)
 
-  def _everywhere(self, run, command, limit) -> Answers:
+  def _everywhere(self, run: Run, command: str, limit: float) -> Answers:
     """All at once; then those that did not answer, alone."""
     answers = Answers()
     for node in self.nodes:
@@ -121,7 +123,7 @@ class Fleet:
           self._alone(run, host, command, limit, answers)
     return answers
 
-  def _alone(self, run, host, command, limit, answers) -> None:
+  def _alone(self, run: Run, host: Host, command: str, limit: float, answers: Answers) -> None:
     """One host, up to three times in all where ssh failed or was too slow; the command's own code is no reason to repeat it."""
     for _ in range(1, ATTEMPTS):
       output = run(self.ssh(host.node, host.number, command), limit)

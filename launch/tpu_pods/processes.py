@@ -6,12 +6,13 @@ import pathlib
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple, Union
 
 from .codes import DONE, TOO_SLOW
 from .errors import Mistake
 from .quoting import line
 
+Target = Union[IO[bytes], int, None]  # a file, subprocess.PIPE, DEVNULL; None: the person's
 KILL_AFTER = 10  # seconds that a program has after SIGTERM
 
 
@@ -70,7 +71,7 @@ class Commands:
       with open(self.log, 'a', encoding='utf-8', errors='surrogateescape') as file:
         file.write(line(words) + '\n')
 
-  def _run(self, words, limit, out, err) -> int:
+  def _run(self, words: Sequence[str], limit: float, out: Target, err: Target) -> int:
     self.note(words)
     process = _start(words, out, err)
     try:
@@ -89,7 +90,7 @@ class Commands:
       raise
 
 
-def _start(words, out, err) -> subprocess.Popen:
+def _start(words: Sequence[str], out: Target, err: Target) -> subprocess.Popen:
   try:
     # Ctrl-C reaches it: it stays in this process group. Files, not pipes: an ssh that outlives gcloud would keep a pipe open.
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -98,6 +99,6 @@ def _start(words, out, err) -> subprocess.Popen:
     raise Mistake(f'{words[0]} is not installed: {where}') from None
 
 
-def _read(file) -> str:
+def _read(file: IO[bytes]) -> str:
   file.seek(0)
   return file.read().decode('utf-8', 'surrogateescape')

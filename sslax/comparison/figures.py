@@ -1,6 +1,7 @@
 """The pictures of a comparison: bars of accuracy, curves while training, losses."""
 
 import statistics
+from typing import Any
 
 import numpy as np
 
@@ -70,9 +71,9 @@ def _losses(measured):
   return [Figure('Losses', _small_multiples(losses), 'svg', caption, 'loss curves')]
 
 
-def _measured(results: Results, row: Row) -> dict[str, list]:
+def _measured(results: Results, row: Row) -> dict[str, list[tuple[np.ndarray, ...]]]:
   """{'knn': [(images [N], accuracy [N], seconds [N]) a seed], 'loss': [(images, loss) a seed]}"""
-  found = {'knn': [], 'loss': []}
+  found: dict[str, list[tuple[np.ndarray, ...]]] = {'knn': [], 'loss': []}
   for seed in row.seeds:
     folder = results.plan.folder(row.name, seed)
     if not (folder / 'metrics.jsonl').exists():
@@ -90,7 +91,8 @@ def _measured(results: Results, row: Row) -> dict[str, list]:
 def _mean_curve(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
   """The mean of both coordinates over the points that all curves have."""
   n = min(len(x) for x, _ in parts)
-  return tuple(np.mean([part[i][:n] for part in parts], axis=0) for i in (0, 1))
+  x, y = (np.mean([part[i][:n] for part in parts], axis=0) for i in (0, 1))
+  return x, y
 
 
 def _bars(values: dict[str, list[float]], lines: dict[str, float], xlabel: str) -> str:
@@ -103,7 +105,8 @@ def _bars(values: dict[str, list[float]], lines: dict[str, float], xlabel: str) 
     for i, (mean, std) in enumerate(zip(means, stds, strict=True)):
       if std:
         axes.errorbar(mean, i, xerr=std, fmt='none', ecolor='#1f2328', elinewidth=1, capsize=3)
-      style = {'textcoords': 'offset points', 'va': 'center', 'fontsize': 9}  # at the foot of the bar, where no line crosses it
+      # At the foot of the bar, where no line crosses it.
+      style: dict[str, Any] = {'textcoords': 'offset points', 'va': 'center', 'fontsize': 9}
       if mean > 0.15 * top:
         axes.annotate(f'{mean:.3f}', (0, i), (5, 0), color='white', fontweight='bold', **style)
       else:

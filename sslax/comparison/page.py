@@ -109,4 +109,5 @@ def _columns(table: Table, title: str, names: Iterable[str], caption: str | None
   """A part of a table: all of it is too wide for a page."""
   places = [table.columns.index(name) for name in names]
   rows = [[row[j] for j in places] for row in table.rows]
-  return Table(title, list(names), rows, table.caption if caption is None else caption, [table.best[j] for j in places])
+  best = None if table.best is None else [table.best[j] for j in places]
+  return Table(title, list(names), rows, table.caption if caption is None else caption, best)

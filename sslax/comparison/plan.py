@@ -70,7 +70,7 @@ class Plan:
     method = build_method(self.resolve(name, seed))
     return method.inputs()[method.feature_inputs('pooled')[0]].evaluation().baseline_name
 
-  def _join_former(self):
+  def _join_former(self) -> None:
     """Rows of an earlier call stay in the table; what has changed apart from the lists is refused."""
     if not (self.workdir / 'config.json').exists():
       return
@@ -84,7 +84,8 @@ class Plan:
       + [f'{k} = {v!r}' for k, v in sorted(_compared(config).items()) if not k.removeprefix('shared.').startswith(HARMLESS)]
       for config, methods in ((former, theirs), (self.config, ours))
     ]
-    diff = [line for line in difflib.unified_diff(*lines, n=0, lineterm='') if not line.startswith(('---', '+++', '@@'))]
+    changes = difflib.unified_diff(lines[0], lines[1], n=0, lineterm='')
+    diff = [line for line in changes if not line.startswith(('---', '+++', '@@'))]
     if diff:
       raise UserError(
         f'{self.workdir} holds another comparison (- that one, + this one):\n'
@@ -103,6 +104,7 @@ class Plan:
       UserError: a file, preset or key that does not exist, or an override of what all runs share.
     """
     method = METHOD.fullmatch(self.methods[name])
+    assert method, '_methods has checked them'
     config = self._load(method['file'], method['preset'])
     common = self.config.shared.copy_and_resolve_references()
     replacing = shared.nodes(common, config)
@@ -122,7 +124,7 @@ class Plan:
     config.seed = seed
     return config
 
-  def _load(self, file: str, preset: str | None):
+  def _load(self, file: str, preset: str | None) -> ml_collections.ConfigDict:
     paths = [folder / file for folder in self.folders]
     path = next((p for p in paths if p.is_file()), None)
     if path is None:
@@ -169,7 +171,7 @@ class Plan:
     return resolved
 
 
-def _methods(config) -> dict[str, str]:
+def _methods(config: ml_collections.ConfigDict) -> dict[str, str]:
   """{name: 'FILE.py:PRESET and overrides'}
 
   Raises:
@@ -201,11 +203,11 @@ def _methods(config) -> dict[str, str]:
   return found
 
 
-def _probes(config) -> dict[str, Probe]:
+def _probes(config: ml_collections.ConfigDict) -> dict[str, Probe]:
   return picks.pick(config.probes, config.shared.get('eval', {}).get('probes', {}))
 
 
-def _compared(config) -> dict[str, Any]:
+def _compared(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The leaves that must stay the same when a comparison goes on, as JSON would have them."""
   plain = json.loads(config.to_json())
   return configs.flat({key: plain[key] for key in ('probes', 'shared')})

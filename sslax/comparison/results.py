@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -67,9 +68,9 @@ class Results:
   def floor(self, features: str) -> dict[str, list[float]]:
     """{probe: a value a seed} of the baseline ('raw pixels') or the random encoder."""
     found = self._floor_scores(features)
-    return {probe: [score.value for score in scores] for probe, scores in found.items() if None not in scores}
+    return {probe: [s.value for s in scores if s is not None] for probe, scores in found.items() if None not in scores}
 
-  def _floor_scores(self, features) -> dict[str, list[Score | None]]:
+  def _floor_scores(self, features: str) -> dict[str, list[Score | None]]:
     found = collections.defaultdict(list)
     for seed in self.plan.config.seeds:
       for row in evaluated.Results(self.plan.folder(FLOORS, seed)).rows:
@@ -79,7 +80,7 @@ class Results:
 
   def more_is_better(self) -> dict[str, bool | None]:
     """{probe: True, False, or None for neither}."""
-    found = {probe: True for probe in self.plan.config.probes}
+    found: dict[str, bool | None] = {probe: True for probe in self.plan.config.probes}
     for scores in (self._floor_scores(name) for name in (self.plan.baseline, RANDOM)):
       found |= {probe: score.more_is_better for probe, each in scores.items() for score in each if score is not None}
     for journal in self.journals().values():
@@ -195,7 +196,7 @@ def _status(journal: Journal) -> str:
   return f'failed: {reason}' if status == 'failed' else f'{status} ({reason})' if reason else status
 
 
-def _mean(values) -> str | None:
+def _mean(values: Sequence[float]) -> str | None:
   if not values:
     return None
   std = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''

@@ -4,14 +4,13 @@ import ast
 from collections.abc import Collection
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict as Config
 
 from sslax.errors import UserError, suggest
 from sslax.run import config as configs
 from sslax.run import legacy
 from sslax.spec import find
 
-Config = ml_collections.ConfigDict
 OPEN = ('config.shared.eval.probes',)  # a run's config may have any keys there
 
 

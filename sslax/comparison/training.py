@@ -45,7 +45,7 @@ class Clock(Callback):
     self._begun = self._stop.training = True  # from here on a signal is for the loop, which saves first
 
   def dispatched(self, step: int, state: TrainState) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for callback in self._online:
       if callback.due(step):
         jax.block_until_ready(state)  # the step itself is training
@@ -93,8 +93,8 @@ def probe(config: ml_collections.ConfigDict, workdir: pathlib.Path, probes: Sequ
   finally:
     journal.update(probe_seconds=round(journal['probe_seconds'] + time.time() - started, 2))
   # Other lines of eval.jsonl are of somebody who looked closer, with another k for instance.
-  found = {name: shown(name, evaluation.find(TRAINED, step, name)) for name in probes}
-  found = {name: score for name, score in found.items() if score is not None}
+  every = {name: shown(name, evaluation.find(TRAINED, step, name)) for name in probes}
+  found = {name: score for name, score in every.items() if score is not None}
   journal.update(
     figures={name: score.value for name, score in found.items()},
     more_is_better={name: score.more_is_better for name, score in found.items()},

@@ -50,10 +50,10 @@ class ArrayRecord:
         f'{paths[0]!r}: labels, but record 0 gives neither "classes" nor "num_classes": write it with write_arrayrecord'
       )
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self._data)
 
-  def read(self, i):
+  def read(self, i: int) -> dict[str, Any]:
     try:
       header, rest = _unpack(self._data[i])
     except RuntimeError as error:  # damaged: a bad record like any other
@@ -61,7 +61,7 @@ class ArrayRecord:
     found = _split(header['parts'], rest) if 'parts' in header else {'image': rest}
     return found | {key: header[key] for key in ('label', 'text') if key in header} | header.get('fields', {})
 
-  def where(self, i):
+  def where(self, i: int) -> str:
     f = int(np.searchsorted(self._stops, i, side='right'))
     return f'{self._paths[f]} record {i - (int(self._stops[f - 1]) if f else 0)}'
 
@@ -85,9 +85,9 @@ def write_arrayrecord(path: str, records: Iterable[dict[str, Any]], *, classes: 
     ValueError: there are labels, but neither `classes` nor `num_classes`, or a label is not below their number; a field that
       cannot be stored.
   """
-  classes = tuple(classes) or getattr(records, 'classes', ())
-  num_classes = len(classes) or num_classes or getattr(records, 'num_classes', 0)
-  about = {'classes': classes} if classes else {'num_classes': num_classes} if num_classes else {}
+  names = tuple(classes) or getattr(records, 'classes', ())
+  num_classes = len(names) or num_classes or getattr(records, 'num_classes', 0)
+  about = {'classes': names} if names else {'num_classes': num_classes} if num_classes else {}
   writer = ArrayRecordWriter(
     f'{path}.incomplete', 'group_size:1'
   )  # one record a chunk, or a random read would decompress its neighbours
@@ -112,7 +112,8 @@ def write_arrayrecord(path: str, records: Iterable[dict[str, Any]], *, classes: 
 def _pack(record, about):
   """A record in the layout above; one that is an image, and perhaps a label and a text, has no "parts"."""
   header = {key: record[key] for key in ('label', 'text') if key in record and not isinstance(record[key], bytes)}
-  parts, fields = {}, {}
+  parts: dict[str, tuple[str, Sequence[bytes]]] = {}
+  fields = {}
   for name, value in record.items():
     if name in header:
       continue

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -38,7 +38,7 @@ def draw(inputs: Inputs, loaded: Loaded, seed: int | None = None, row: int = 0) 
   Args:
     seed, row: of what inputs draw at random, `row` counting in the endless stream; seed None: as evaluation has it.
   """
-  arrays = {}
+  arrays: dict[str, np.ndarray] = {}
   for place, (value, decoded) in enumerate(zip(inputs.values(), loaded.decoded, strict=True)):
     # One generator for each row of the stream and input, whoever computes it. A key instead of a seed: no entropy pool, 10 times
     # cheaper.
@@ -84,12 +84,12 @@ class Training:
   process_count: int
   threads: int
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     self.order = grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle().repeat(None)
     self.pool = concurrent.futures.ThreadPoolExecutor(self.threads, 'sslax-decode')
     self.kept = np.full(len(self.source), None, object) if self.cached else None  # Loaded, or why a record cannot be used
 
-  def __reduce__(self):  # to a worker process goes what it was made from, never the pool nor what it keeps
+  def __reduce__(self) -> tuple[Any, ...]:  # to a worker process goes what it was made from, never the pool nor what it keeps
     return _again, (type(self), {f.name: vars(self)[f.name] for f in dataclasses.fields(self)})
 
   def __call__(self, step: int) -> dict[str, np.ndarray]:
@@ -125,7 +125,7 @@ class Training:
     )
 
   def _load(self, index):
-    if not self.cached:
+    if self.kept is None:
       return load(self.source, index, self.inputs)
     if self.kept[index] is None:
       try:
@@ -148,7 +148,7 @@ class Evaluation:
   process_count: int
   threads: int
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     self.pool = concurrent.futures.ThreadPoolExecutor(self.threads, 'sslax-decode')
 
   def __call__(self, step: int) -> dict[str, np.ndarray]:
@@ -175,10 +175,15 @@ class Evaluation:
     out['mask'][j] = True
 
 
-def _each(pool: concurrent.futures.Executor, threads: int, function: Callable[[int], None], rows: Iterable[int]) -> None:
+def _each(pool: concurrent.futures.Executor, threads: int, function: Callable[[int], None], rows: Sequence[int]) -> None:
   """function(row) for all rows by the threads of the pool, in chunks, as a task costs as much as a small image."""
+
+  def each(chunk: Sequence[int]) -> None:
+    for row in chunk:
+      function(row)
+
   n = 4 * threads
-  list(pool.map(lambda chunk: [function(row) for row in chunk], filter(len, (rows[k::n] for k in range(n)))))
+  list(pool.map(each, filter(len, (rows[k::n] for k in range(n)))))
 
 
 def _again(make, fields):

@@ -46,7 +46,7 @@ class BadRecords:
     """How many different records are bad."""
     return len(self._bad)
 
-  def update(self, wanted: np.ndarray, index: np.ndarray):
+  def update(self, wanted: np.ndarray, index: np.ndarray) -> None:
     """Notes what a batch says: all records from wanted (inclusive) to index (exclusive), cyclically, are bad.
 
     Args:
@@ -60,11 +60,11 @@ class BadRecords:
     n = len(self._source)
     replaced = np.flatnonzero(wanted != index)
     self.draws += len(replaced)
-    new = {(int(w) + k) % n for w, i in zip(wanted[replaced], index[replaced], strict=True) for k in range(int(i - w) % n)}
-    new = sorted(new - self._bad)
+    bad = {(int(w) + k) % n for w, i in zip(wanted[replaced], index[replaced], strict=True) for k in range(int(i - w) % n)}
+    new = sorted(bad - self._bad)
     self._bad.update(new)
     if new and self._path is not None:
-      self._append(new)
+      self._append(self._path, new)
     self._check()
 
   def _check(self):
@@ -87,9 +87,9 @@ class BadRecords:
       return assemble.one_line(error)
     return None
 
-  def _append(self, new):
-    self._path.parent.mkdir(parents=True, exist_ok=True)
-    with self._path.open('a+b') as file:
+  def _append(self, path: pathlib.Path, new: list[int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a+b') as file:
       if file.tell():
         file.seek(-1, os.SEEK_END)
         if file.read() != b'\n':  # killed while writing: that line is lost, the next one must not be

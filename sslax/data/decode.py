@@ -71,8 +71,8 @@ def _from_bytes(data, max_pixels):
     if image.mode.startswith('I'):  # 16-bit grey, which convert('RGB') would clip at 255
       return _from_array(np.asarray(image).astype(np.uint16), max_pixels)
     if image.mode in ('LA', 'PA', 'RGBA') or 'transparency' in image.info:
-      image = image.convert('RGBA')
-      image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+      layer = image.convert('RGBA')
+      return np.array(Image.alpha_composite(Image.new('RGBA', layer.size, 'white'), layer).convert('RGB'))
     return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
 
 

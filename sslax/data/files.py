@@ -4,6 +4,7 @@ import glob
 import itertools
 import os
 import re
+from typing import IO, Any
 
 from sslax.errors import UserError, suggest
 
@@ -15,7 +16,7 @@ def is_remote(path: str) -> bool:
   return '://' in path
 
 
-def remote(path: str):
+def remote(path: str) -> Any:
   """The `etils.epath.Path` of a remote path."""
   from etils import epath  # not needed by those whose data is local
 
@@ -44,7 +45,7 @@ def size(path: str) -> int:
   return remote(path).stat().length if is_remote(path) else os.stat(path).st_size
 
 
-def open_binary(path: str):
+def open_binary(path: str) -> IO[bytes]:
   return remote(path).open('rb') if is_remote(path) else open(path, 'rb')
 
 
@@ -120,7 +121,7 @@ def _expand_folder(path, suffix, split):
   return [os.path.join(path, name) for name in chosen]
 
 
-def _list(path) -> list[str]:
+def _list(path: str) -> list[str]:
   return sorted(p.name for p in remote(path).iterdir()) if is_remote(path) else sorted(os.listdir(path))
 
 
@@ -159,7 +160,8 @@ def _expand_braces(pattern):
 
 def walk(root: str) -> tuple[list[str], list[str]]:
   """The folders directly in `root`, and every file below it relative to it; hidden ones left out, links followed once, sorted."""
-  folders, names = [], []
+  folders: list[str] = []
+  names: list[str] = []
   seen = set()
   base = os.fspath(remote(root)) if is_remote(root) else root
   for folder, subfolders, found in remote(root).walk() if is_remote(root) else os.walk(root, followlinks=True, onerror=_refuse):

@@ -24,7 +24,8 @@ def random_resized_crop(
   Returns:
     `[size, size, 3]` uint8.
   """
-  top, left, h, w = _box(rng, *image.shape[:2], area, ratio)
+  height, width = image.shape[:2]
+  top, left, h, w = _box(rng, height, width, area, ratio)
   return _resize(image[top : top + h, left : left + w], size, size)
 
 

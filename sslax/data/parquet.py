@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import json
 import threading
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -80,10 +81,10 @@ class Parquet:
     self.num_classes = len(self.classes) or highest + 1
     self.__setstate__(self.__dict__)
 
-  def __len__(self):
+  def __len__(self) -> int:
     return int(self._stops[-1]) if len(self._stops) else 0
 
-  def labels(self):
+  def labels(self) -> np.ndarray:
     """[N] int64, -1 where there is none: that column alone."""
     columns = []
     for path in self._paths:
@@ -91,10 +92,10 @@ class Parquet:
         columns.append(pc.fill_null(file.read(columns=[self._label])[self._label], -1).to_numpy())
     return np.concatenate(columns)
 
-  def read(self, i):
+  def read(self, i: int) -> dict[str, Any]:
     g = int(np.searchsorted(self._stops, i, side='right'))
     columns, row = self._group(g), i - int(self._starts[g])
-    found = {}
+    found: dict[str, Any] = {}
     for medium, name in self._media.items():
       value = columns[name][row]
       if pa.types.is_struct(value.type):
@@ -109,16 +110,18 @@ class Parquet:
       found['text'] = text
     return found | {name: columns[name][row].as_py() for name in self._fields}
 
-  def where(self, i):
+  def where(self, i: int) -> str:
     f, _ = self._groups[int(np.searchsorted(self._stops, i, side='right'))]
     return f'{self._paths[f]} row {i - self._first_rows[f]}'
 
-  def __getstate__(self):
+  def __getstate__(self) -> dict[str, Any]:
     return {key: value for key, value in self.__dict__.items() if key not in ('_lock', '_cache', '_sizes')}
 
-  def __setstate__(self, state):
+  def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update(state)
-    self._lock, self._cache, self._sizes = threading.Lock(), collections.OrderedDict(), {}
+    self._lock = threading.Lock()
+    self._cache: collections.OrderedDict[int, concurrent.futures.Future] = collections.OrderedDict()
+    self._sizes: dict[int, int] = {}
 
   @staticmethod
   def _column(path, schema, names, fits):
@@ -134,7 +137,7 @@ class Parquet:
     with self._lock:
       future = self._cache.get(g)
       mine = future is None
-      if mine:
+      if future is None:
         future = self._cache[g] = concurrent.futures.Future()
       self._cache.move_to_end(g)
     if mine:

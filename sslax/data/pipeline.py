@@ -3,9 +3,11 @@
 A worker process imports the main module: a script that asks for workers keeps its code under `if __name__ == '__main__':`.
 """
 
+import concurrent.futures
 import os
 import signal
 from collections.abc import Iterator
+from typing import Self
 
 import grain
 import numpy as np
@@ -19,10 +21,10 @@ CACHE_BYTES = 256 * 2**20  # decoded records are kept in memory up to this much
 STEPS = 2**48  # more than anybody trains
 
 
-class Batches(Iterator):
+class Batches(Iterator[dict[str, np.ndarray]]):
   """Iterator over dicts of arrays. Close it (or use `with`): threads, worker processes and shared memory end with it."""
 
-  def __init__(self, iterator, pool):
+  def __init__(self, iterator: grain.DatasetIterator, pool: concurrent.futures.Executor):
     self._iterator, self._pool = iterator, pool
     self.bad = 0  # records masked out so far, by `eval_batches`
 
@@ -32,18 +34,18 @@ class Batches(Iterator):
       self.bad += int(np.sum(~batch['mask'] & (batch['index'] >= 0)))
     return batch
 
-  def close(self):
+  def close(self) -> None:
     self._iterator.close()
     self._pool.shutdown(wait=False, cancel_futures=True)
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     self.close()
 
 
-def check(source: Source, batch_size: int):
+def check(source: Source, batch_size: int) -> None:
   """Raises UserError where `source` is empty or holds less than one batch."""
   if not len(source):
     raise UserError(f'{source.name}: there is no record in it. Check the path or pattern.')
@@ -134,9 +136,10 @@ def train_batches(
   if not 0 <= seed < 2**32:
     raise UserError(f'seed {seed} is not between 0 and 2**32 - 1.')
   sizes = [value.kept_bytes() for value in inputs.values()]
-  keepable = None not in sizes
+  kept = [size for size in sizes if size is not None]
+  keepable = len(kept) == len(sizes)
   if cache == 'auto':
-    cache = keepable and len(source) * sum(sizes) <= CACHE_BYTES
+    cache = keepable and len(source) * sum(kept) <= CACHE_BYTES
   threads = threads or _cores()
   train = assemble.Training(
     source=source,

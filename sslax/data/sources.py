@@ -164,7 +164,7 @@ def _module(scheme):
   return importlib.import_module(f'{schemes.__name__}.{scheme}')
 
 
-def _outside(target, uri) -> Callable[..., Container]:
+def _outside(target: str, uri: str) -> Callable[..., Container]:
   """A class from outside the package; refuses what is no container."""
   name = os.path.expanduser(target)
   try:
@@ -184,8 +184,9 @@ def _outside(target, uri) -> Callable[..., Container]:
       raise UserError(f'{uri!r}: {target} is no container: it lacks {", ".join(lacks)}; see sslax.data.sources.Container')
     return container
 
-  open_container.__signature__ = _signature(make)
-  return open_container
+  opens: Any = open_container
+  opens.__signature__ = _signature(make)
+  return opens
 
 
 def _signature(make):

@@ -67,7 +67,7 @@ def parse(data: bytes | None) -> dict[str, Any]:
 
 def held(path: str) -> str:
   """For an error: what a shard begins with."""
-  names = []
+  names: list[str] = []
   with files.open_binary(path) as f, contextlib.suppress(tarfile.TarError):
     names += (member.name for member in itertools.islice(tarfile.open(fileobj=f, mode='r:'), 8))
   return ', '.join(names) or 'nothing'

@@ -106,7 +106,7 @@ class BPETokenizer:
     self._words = regex.compile(_WORDS, regex.IGNORECASE).findall
     self._cached = functools.lru_cache(2**16)(self._encode)
 
-  def __reduce__(self):  # a worker process gets the path and reads the file itself
+  def __reduce__(self) -> tuple[Any, ...]:  # a worker process gets the path and reads the file itself
     return type(self), (self.vocab, self.length)
 
   def __call__(self, text: str) -> np.ndarray:

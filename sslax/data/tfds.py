@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -25,7 +26,7 @@ class Tfds:
   """
 
   def __init__(self, name: str, split: str):
-    tfds = extras.need('tensorflow_datasets', 'tfds')  # takes seconds
+    tfds: Any = extras.need('tensorflow_datasets', 'tfds')  # takes seconds
 
     class Skip(tfds.decode.SkipDecoding):
       def decode_batch_example_np(self, serialized_example):  # of a sequence, which TFDS forgot
@@ -64,13 +65,14 @@ class Tfds:
       ) from error
     self._place = f'{builder.data_dir} {split}'
 
-  def __reduce__(self):  # what TFDS pickles of a data set is its folder, and read in its own way again it would need TensorFlow
+  # What TFDS pickles of a data set is its folder, and read in its own way again it would need TensorFlow.
+  def __reduce__(self) -> tuple[Any, ...]:
     return type(self), self._made_of
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self._data)
 
-  def read(self, i):
+  def read(self, i: int) -> dict[str, Any]:
     try:
       example = self._data[i]
     except Exception as error:  # RuntimeError of the container or an error of protobuf: a bad record like any other
@@ -89,7 +91,7 @@ class Tfds:
       found['text'] = texts if np.ndim(value) else texts[0]
     return found
 
-  def where(self, i):
+  def where(self, i: int) -> str:
     return f'{self._place} record {i}'
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from sslax.evals.probe import RANDOM, TRAINED, Data, Figure, Needs, Probe, Score, Store
 from sslax.evals.shared import beside, first_rows
 from sslax.evals.visualisations import heat, png, sheet
-from sslax.method import Batch, Method
+from sslax.method import Method
 from sslax.models import net
 
 
@@ -46,7 +46,7 @@ class Attention(Probe):
     return [Figure('Where the last block looks', picture, 'png', caption, 'attention maps')]
 
 
-def attention_maps(method: Method, params: Any, memory: Any, batch: Batch) -> np.ndarray | None:
+def attention_maps(method: Method, params: Any, memory: Any, batch: Mapping[str, jax.Array | np.ndarray]) -> np.ndarray | None:
   """Attention of the last block's class token to the patches, a map for each head (Caron et al. 2021, figure 1).
 
   Networks without a class token: the mean over all queries, how much a patch is looked at.

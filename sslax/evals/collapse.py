@@ -40,6 +40,7 @@ class Collapse(Probe):
         return None
       rows = {key: x.reshape(-1, *x.shape[2:]) for key, x in drawn.items()}
       pooled = method.features(params, memory, rows).pooled
+      assert pooled is not None, 'the contract: features of what it augments'
       return pooled.reshape(-1, 2, pooled.shape[1])
 
     for i, batch in enumerate(itertools.islice(store.batches(data.test), -(-self.pairs // store.batch_size))):
@@ -77,7 +78,7 @@ def metrics(x: Any, views: Any = None, *, sample: int = 4096, seed: int = 0) -> 
   if len(x) < 2:
     raise UserError('collapse: one row has no spread; needs at least 2.')
   rng = np.random.default_rng(seed)
-  unit, rows = features.l2_normalize(np.float64(x)), rng.permutation(len(x))
+  unit, rows = features.l2_normalize(x.astype(np.float64)), rng.permutation(len(x))
   rank = _rankme(x[rows[:25_600]])
   out = {
     'feature_std': float(unit.std(0).mean() * x.shape[1] ** 0.5),

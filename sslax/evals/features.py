@@ -1,8 +1,8 @@
 """Features of a whole data set from any method, kept on disk where asked: the other evaluations are functions of them."""
 
 import functools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sized
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def extract(
   run = _compiled(method, key, mesh)
   if mesh is not None:
     params, memory = jax.device_put((params, memory), NamedSharding(mesh, P()))
-  total = len(batches) if total is None and hasattr(batches, '__len__') else total
+  total = len(batches) if total is None and isinstance(batches, Sized) else total
   rows, parts, pending = None, [], None
   for batch in tqdm.tqdm(batches, 'features', total, unit='batch', disable=not progress or jax.process_index() > 0):
     batch = {'mask': np.ones(len(batch['label']), bool)} | {k: np.asarray(v) for k, v in batch.items()}
@@ -100,6 +100,10 @@ def _kept(outputs):
   return [column[mask] for column in columns]
 
 
+@overload
+def checked(x: Any, y: None = None, num_classes: int | None = None, name: str = 'features') -> tuple[np.ndarray, None]: ...
+@overload
+def checked(x: Any, y: Any, num_classes: int | None = None, name: str = 'features') -> tuple[np.ndarray, np.ndarray]: ...
 def checked(
   x: Any, y: Any = None, num_classes: int | None = None, name: str = 'features'
 ) -> tuple[np.ndarray, np.ndarray | None]:

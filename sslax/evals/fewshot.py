@@ -103,7 +103,8 @@ def low_shot(
   if index is not None:
     order = np.argsort(np.asarray(index), kind='stable')
     train_x, train_y = train_x[order], train_y[order]
-  classify, values = _CLASSIFIERS[classifier], {n: [] for n in shots}
+  classify = _CLASSIFIERS[classifier]
+  values: dict[int, list[float]] = {n: [] for n in shots}
   for draw in range(draws):
     rng = np.random.default_rng((seed, draw))
     drawn = [rng.permutation(np.flatnonzero(train_y == c))[: max(shots)] for c in range(num_classes)]

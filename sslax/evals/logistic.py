@@ -52,9 +52,9 @@ def fit(x: Any, y: Any, num_classes: int, *, l2: float, max_iter: int = 500, tol
   """
   x, y = features.checked(x, y, num_classes, 'logistic regression')
   mean, std, x, y = _prepare(x, y)
-  return _classifier(
-    *_minimise(x, y, jnp.float32(y >= 0), jnp.float32(l2), num_classes, max_iter, tolerance, _zeros(x, num_classes)), mean, std
-  )
+  zero = _zeros(x, num_classes)
+  params, info = _minimise(x, y, jnp.float32(y >= 0), jnp.float32(l2), num_classes, max_iter, tolerance, zero)
+  return _classifier(params, info, mean, std)
 
 
 def probe(
@@ -112,17 +112,19 @@ def probe(
 
   mean, std, x, y = _prepare(train_x, train_y)  # one copy of the features for search and refit: weights say which rows count
   every = jnp.float32(y >= 0)
-  held = jnp.asarray(features.blocks(np.float32(held), y.shape[1]))
+  held = jnp.asarray(features.blocks(held.astype(np.float32), y.shape[1]))
   # One strength after the other, strongest first, each from the solution of the one before: under vmap all would wait for the
   # longest line search and pay for both of its branches (10,000 x 512, 10 classes, 12 strengths on a CPU: three times slower),
   # with 12 times the memory, and the weakest would start from far away.
   zero = _zeros(x, num_classes)
-  val_accuracy, params = [], zero
+  val_accuracy: list[float] = []
+  params = zero
   for strength in reversed(l2) if len(l2) > 1 else ():
     params, _ = _minimise(x, y, every * (1 - held), jnp.float32(strength), num_classes, max_iter, tolerance, params)
     val_accuracy.insert(0, float(_accuracy(params, x, y, held)))
   best = max(range(len(val_accuracy)), key=lambda i: (val_accuracy[i], l2[i]), default=0)  # one strength is no choice
-  classifier = _classifier(*_minimise(x, y, every, jnp.float32(l2[best]), num_classes, max_iter, tolerance, zero), mean, std)
+  params, info = _minimise(x, y, every, jnp.float32(l2[best]), num_classes, max_iter, tolerance, zero)
+  classifier = _classifier(params, info, mean, std)
 
   hits = classifier.rank(test_x, min(5, num_classes)) == test_y[:, None]
   return {

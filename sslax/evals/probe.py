@@ -69,7 +69,7 @@ class Extracted(NamedTuple):
 
   values: np.ndarray  # [N, ...] float32
   label: np.ndarray  # [N] int32, -1 where a record has none
-  index: np.ndarray  # [N] int32, numbers of the records
+  index: np.ndarray  # type: ignore[assignment]  # [N] int32, numbers of the records; hides tuple.index
 
   def labelled(self) -> 'Extracted':
     """Without the rows that have no label."""
@@ -101,7 +101,7 @@ class Store(abc.ABC):
     """`function` of the features and the arrays of each batch, on device: {name: [N, ...]} of all usable records."""
 
   @abc.abstractmethod
-  def encode(self, batch: Batch) -> Features:
+  def encode(self, batch: Mapping[str, jax.Array | np.ndarray]) -> Features:
     """The features of arrays in the form of evaluation, compiled once for each shape."""
 
   @abc.abstractmethod

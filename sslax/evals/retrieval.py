@@ -86,12 +86,12 @@ def recall(
   own = np.einsum('md,md->m', image[owner], text)  # of each text with its image
   rows = min(rows, len(image))
   index = features.blocks(np.arange(len(image)), rows, -1)
-  before_text, before_image = np.zeros(len(text), np.int64), []
+  before_text, parts = np.zeros(len(text), np.int64), []
   for block, places in zip(features.blocks(image, rows), index, strict=True):
     per_image, per_text = _ahead(block, places, text, owner, own)
-    before_image.append(np.asarray(per_image))
+    parts.append(np.asarray(per_image))
     before_text += np.asarray(per_text)
-  before_image = np.concatenate(before_image)[: len(image)][np.unique(owner)]
+  before_image = np.concatenate(parts)[: len(image)][np.unique(owner)]
   found = lambda before: {int(k): float((before < k).mean()) for k in ks}
   return {'image_to_text': found(before_image), 'text_to_image': found(before_text)}
 

@@ -38,6 +38,7 @@ class SGD(Probe):
     source = data.train if len(train.index) == len(data.train) else subset(data.train, train.index)
     size = min(store.batch_size, len(source))
     image = image_settings(store.card.inputs)
+    assert image is not None, '`check` refuses this'
     crop = RandomViews(count=1, size=image.size, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
     seen = image.of_views(crop.crops())
 
@@ -45,9 +46,12 @@ class SGD(Probe):
     def augment(rng, arrays):
       return crop(rng, arrays)[:, 0]
 
+    def pooled(views):
+      return store.encode({'image': views}).pooled
+
     with pipeline.train_batches(source, {'image': seen}, batch_size=size, seed=0, threads=store.threads) as batches:
       found = sgd_probe(
-        lambda views: store.encode({'image': views}).pooled,
+        pooled,
         ({'arrays': {key: batch[key] for key in seen.shapes()}, 'label': batch['label']} for batch in batches),
         test.values, test.label, num_classes=data.num_classes, steps=self.epochs * max(1, len(source) // size),
         batch_size=size, learning_rate=self.learning_rate, augment=augment,

@@ -87,7 +87,7 @@ def classifier(
   if wrong := [template for template in templates if template.count('{}') != 1]:
     raise UserError(f'zero-shot: the template {wrong[0]!r} must have {{}} once, where the class name goes.')
   texts = [template.replace('{}', name) for name in classes for template in templates]
-  sums = None
+  sums: np.ndarray | None = None
   for first in range(0, len(texts), batch):
     ids = np.stack([tokenize(text) for text in texts[first : first + batch]])
     filled = np.concatenate([ids, np.repeat(ids[-1:], batch - len(ids), axis=0)])
@@ -95,6 +95,7 @@ def classifier(
     sums = np.zeros((len(classes), z.shape[1]), np.float32) if sums is None else sums
     # ORDER MATTERS: each text is normalised before the mean, or long embeddings would count more.
     np.add.at(sums, np.arange(first, first + len(ids)) // len(templates), features.l2_normalize(z))
+  assert sums is not None, 'there are texts'
   return features.l2_normalize(sums)
 
 

@@ -55,7 +55,7 @@ def drawn() -> dict[str, Probe]:
   return {name: make() for name, make in sorted(always.items(), key=lambda item: item[1].in_report)}
 
 
-def _node(name, configured) -> dict[str, Any]:
+def _node(name: str, configured: Mapping[str, Any]) -> dict[str, Any]:
   if name in configured:
     return dict(configured[name])
   if ':' in name:

@@ -24,7 +24,9 @@ CURVES = (
 
 def table(evaluation: Evaluation, step: int) -> page.Table:
   """One row a feature set, one column a score."""
-  found, columns, cells = evaluation.scores(step), [], {}
+  found = evaluation.scores(step)
+  columns: list[Score] = []
+  cells: dict[tuple[str, str], str] = {}
   rows = [evaluation.name(row) for row, _ in evaluation.rows(step)]
   for by_row in found.values():
     for name, scores in by_row.items():

@@ -6,7 +6,7 @@ import pathlib
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -95,7 +95,7 @@ class FeatureStore(Store):
       parts.append({key: np.asarray(value)[mask] for key, value in run(self.params, self.memory, arrays).items()})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
-  def encode(self, batch: Batch) -> Features:
+  def encode(self, batch: Mapping[str, jax.Array | np.ndarray]) -> Features:
     return self._encoder(self.params, self.memory, batch)
 
   @functools.cached_property
@@ -110,7 +110,7 @@ class FeatureStore(Store):
     names = self.card.method.feature_inputs(feature)
     return {name: self.card.inputs[name] for name in names}
 
-  def _extract(self, source, feature) -> dict[str, np.ndarray]:
+  def _extract(self, source: Source, feature: str) -> dict[str, np.ndarray]:
     if self.row == BASELINE:
       (name, value), *_ = self._inputs('pooled').items()
       value, parts = value.evaluation(), []

@@ -1,7 +1,7 @@
 """Clips: 'clip' [T, S, S, 3] uint8, a window of a video."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -58,7 +58,7 @@ class Clip(Input):
 
   baseline_name: ClassVar[str] = 'raw pixels'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ('frames', 'stride', 'size', 'max_pixels', 'max_frames'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name}={getattr(self, name)} must be at least 1')
@@ -102,7 +102,7 @@ class Clip(Input):
   def evaluation(self) -> Input:
     return dataclasses.replace(self, keep_frames=0, keep_size=0)  # each record is seen once: only its window is decoded
 
-  def describe(self, records: list[Mapping[str, Any]]) -> str:
+  def describe(self, records: Sequence[Mapping[str, Any]]) -> str:
     lengths, sizes = [], set()
     for record in records:
       with self._opened(record['video']) as clip:
@@ -149,15 +149,16 @@ class Clip(Input):
     start = spare // 2 if rng is None else int(rng.integers(spare + 1))
     return np.minimum(start + self.stride * np.arange(self.frames), n - 1)
 
-  def _cut(self, rng) -> Callable[[np.ndarray], np.ndarray]:
+  def _cut(self, rng: np.random.Generator | None) -> Callable[[np.ndarray], np.ndarray]:
     """What makes [S, S, 3] of each frame, the same for all of them."""
     if rng is None or not self.crop_area:
       return lambda frame: host.resize_center_crop(frame, self.size, self.size)
     key, mirrored = int(rng.integers(2**63)), self.flip and rng.integers(2) == 1
+    smallest, largest = self.crop_area
 
     def cut(frame):
       same = np.random.Generator(np.random.Philox(key=key))  # one box for all frames
-      crop = host.random_resized_crop(same, frame, self.size, self.crop_area, self.crop_ratio)
+      crop = host.random_resized_crop(same, frame, self.size, (smallest, largest), self.crop_ratio)
       return crop[:, ::-1] if mirrored else crop
 
     return cut

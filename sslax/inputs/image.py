@@ -1,7 +1,7 @@
 """Images: [S, S, 3] uint8, whole, or random crops that the host cuts from the full-size file."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -37,7 +37,7 @@ class Image(Input):
 
   baseline_name: ClassVar[str] = 'raw pixels'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.size < 0 or self.resize < 0 or self.max_pixels < 1:
       raise ValueError(f'size={self.size}, resize={self.resize} must be 0 or more and max_pixels={self.max_pixels} at least 1')
     if self.crop_on not in ('device', 'host'):
@@ -70,7 +70,7 @@ class Image(Input):
   def evaluation(self) -> Input:
     return CentralSquare(dataclasses.replace(self, crop_on='device'))  # who cuts the training crops is no matter of probes
 
-  def describe(self, records: list[Mapping[str, Any]]) -> str:
+  def describe(self, records: Sequence[Mapping[str, Any]]) -> str:
     heights, widths = zip(*(self.pixels(record).shape[:2] for record in records), strict=True)
     if min(heights) == max(heights) and min(widths) == max(widths):
       return f'{heights[0]}x{widths[0]} pixels'
@@ -129,6 +129,8 @@ class HostCrops(Input):
     return self.image.pixels(record)
 
   def draw(self, decoded: np.ndarray, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    assert rng is not None, 'crops are random: what evaluation reads is `evaluation()`'
+
     def cut(crop):
       return np.stack([host.random_resized_crop(rng, decoded, crop.size, crop.area, crop.ratio) for _ in range(crop.count)])
 
@@ -141,7 +143,7 @@ class HostCrops(Input):
     """The first crop stands for the image, which has not travelled."""
     return {'image': batch['crops'][:, 0]}
 
-  def describe(self, records: list[Mapping[str, Any]]) -> str:
+  def describe(self, records: Sequence[Mapping[str, Any]]) -> str:
     return self.image.describe(records)
 
 
@@ -185,8 +187,8 @@ def raw_pixels(images: np.ndarray, *, size: int = BASELINE_SIZE) -> np.ndarray:
   for i in range(0, n, 1024):  # float32 copies of 1024 images at a time
     part = np.float32(images[i : i + 1024]) / 255
     out[i : i + 1024] = np.einsum('hH,wW,nHWc->nhwc', rows, columns, part, optimize=True)
-  out = out.reshape(n, -1)
-  return out - out.mean(1, keepdims=True)
+  rows = out.reshape(n, -1)
+  return rows - rows.mean(1, keepdims=True)
 
 
 def _area(old, new):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ class Text(Input):
   length: int = 77
   vocab: str = ''
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.tokenizer not in text.KINDS:
       raise ValueError(f'tokenizer={self.tokenizer!r} is none of {", ".join(map(repr, text.KINDS))}')
     if self.length < 3:
@@ -64,7 +64,7 @@ class Text(Input):
   def kept_bytes(self) -> int:
     return 5 * self.length  # some captions of a token a character; pictures beside them are what counts
 
-  def describe(self, records: list[Mapping[str, Any]]) -> str:
+  def describe(self, records: Sequence[Mapping[str, Any]]) -> str:
     return f'captions of {self.length} tokens ({self.tokenizer})'
 
   def show(self, arrays: dict[str, np.ndarray]) -> list[Picture]:
@@ -77,5 +77,7 @@ class Text(Input):
 
 
 @functools.lru_cache(maxsize=8)
-def _tokenizer(kind: str, length: int, vocab: str):
-  return text.make(kind, length, vocab)
+def _tokenizer(kind: str, length: int, vocab: str) -> text.ByteTokenizer | text.BPETokenizer:
+  found = text.make(kind, length, vocab)
+  assert found is not None, 'Text has a kind: see __post_init__'
+  return found

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -42,7 +42,7 @@ class Tokens(Input):
 
   baseline_name: ClassVar[str] = 'byte histogram'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not self.tokenizer:
       raise ValueError("tokenizer='' must be 'bytes' or the path of a tokenizer.json")
     if self.length < 1:
@@ -102,7 +102,7 @@ class Tokens(Input):
     tokens[1 : len(ids) + 1], token_bytes[: len(ids)] = ids, sizes
     return {'tokens': tokens, 'token_bytes': token_bytes}
 
-  def describe(self, records: list[Mapping[str, Any]]) -> str:
+  def describe(self, records: Sequence[Mapping[str, Any]]) -> str:
     sizes = [len(text) for record in records for text in self.decode(record)]
     low, high = min(sizes), max(sizes)
     return f'texts of {low:,} bytes' if low == high else f'texts of {low:,}-{high:,} bytes'

@@ -1,7 +1,7 @@
 """Sound: 'waveform' [N] float32 in [-1, 1], one channel, a window of a recording."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -45,7 +45,7 @@ class Waveform(Input):
 
   baseline_name: ClassVar[str] = 'mean spectrum'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not 1 <= self.rate <= sound.MAX_RATE:
       raise ValueError(f'rate={self.rate} must be 1 to {sound.MAX_RATE} samples per second')
     if not 0.5 <= self.seconds * self.rate < 2**31:
@@ -72,7 +72,7 @@ class Waveform(Input):
   def kept_bytes(self) -> int | None:
     return round(4 * self.keep_seconds * self.rate) or None
 
-  def describe(self, records: list[Mapping[str, Any]]) -> str:
+  def describe(self, records: Sequence[Mapping[str, Any]]) -> str:
     found = [self._whole(record) for record in records]
     seconds, rates = [len(samples) / rate for samples, rate in found], [rate for _, rate in found]
     return f'{_span(seconds, ".1f")} s of sound at {_span(rates, "d")} Hz'
@@ -80,13 +80,13 @@ class Waveform(Input):
   def baseline(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """The mean of the log-mel spectrogram over time, less its mean over the bands, which is the loudness: [N, 40]."""
     waves = np.asarray(arrays['waveform'])
-    rows = [self._log_mel(waves[i : i + 64], BASELINE_MELS, top_db=None).mean(1) for i in range(0, len(waves), 64)]
-    rows = np.concatenate(rows)
+    parts = [self._log_mel(waves[i : i + 64], BASELINE_MELS, top_db=None).mean(1) for i in range(0, len(waves), 64)]
+    rows = np.concatenate(parts)
     return rows - rows.mean(1, keepdims=True)
 
   def show(self, arrays: dict[str, np.ndarray]) -> list[Picture]:
     """Log-mel spectrograms: time to the right, frequency upwards, 10 ms a pixel, black is 80 dB below the loudest."""
-    pictures = []
+    pictures: list[Picture] = []
     for wave in np.asarray(arrays['waveform']):
       (db,) = self._log_mel(wave[None], SHOWN_MELS, top_db=SHOWN_DB)
       loudest = max(db.max(), mel.QUIETEST_DB + SHOWN_DB)  # or silence would be the brightest of all
@@ -95,7 +95,7 @@ class Waveform(Input):
       pictures.append(np.stack([np.interp(level, steps, c) for c in _COLOURS.T], -1).round().astype(np.uint8))
     return pictures
 
-  def _whole(self, record) -> tuple[np.ndarray, int]:
+  def _whole(self, record: Mapping[str, Any]) -> tuple[np.ndarray, int]:
     """A recording at its own rate, one channel."""
     if 'audio' not in record and not isinstance(record.get('video'), bytes):
       raise BadRecord(f'no sound: the record has {", ".join(map(str, record)) or "nothing"}')

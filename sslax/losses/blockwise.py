@@ -31,7 +31,7 @@ class Rows(NamedTuple):
   """One side of the pairs. Padding is -1 everywhere."""
 
   z: jax.Array  # [N, D] float32
-  index: jax.Array  # [N] int32: the place in the global batch
+  index: jax.Array  # type: ignore[assignment]  # [N] int32: the place in the global batch; hides tuple.index
   label: jax.Array | None = None  # [N] integer
   target: jax.Array | None = None  # [N] int32: the index of the column that belongs with the row
   norm: tuple[jax.Array, jax.Array] | None = None  # [N] float32 each, their sum is the lse: for the backward pass
@@ -57,6 +57,7 @@ def others(q: Rows, k: Rows) -> jax.Array:
 
 def positives(q: Rows, k: Rows) -> jax.Array:
   """Other rows of the same label."""
+  assert q.label is not None and k.label is not None, 'positives are told by labels: give log_sum_exp some'
   return others(q, k) & (q.label[:, None] == k.label[None])
 
 
@@ -191,7 +192,8 @@ def _lse_backward(keep, plan, residuals, g):
     p = jnp.exp(jnp.where(keep(q, k), logits - top[:, None] - rest[:, None], -jnp.inf))
     return p if q.target is None else p - jnp.where(keep(q, k) & (q.target[:, None] == k.index[None]), logits, 0)
 
-  return _pull(term, plan, *residuals, g)
+  scale, q, k = residuals
+  return _pull(term, plan, scale, q, k, g)
 
 
 _lse.defvjp(_lse_forward, _lse_backward)
@@ -203,7 +205,7 @@ def _sum(term, plan, shared, q, k):
   return _fold(lambda total, *tile: total + term(*tile).sum(1), jnp.float32(0), plan, shared, q, k)
 
 
-_sum.defvjp(lambda term, plan, *x: (_sum(term, plan, *x), x), lambda term, plan, x, g: _pull(term, plan, *x, g))
+_sum.defvjp(lambda term, plan, *x: (_sum(term, plan, *x), x), lambda term, plan, x, g: _pull(term, plan, x[0], x[1], x[2], g))
 
 
 def _sigmoid_term(shared, q, k):
@@ -279,7 +281,8 @@ def _pull(term, plan, shared, q, k, g):
     return dshared, dq, dk
 
   dshared, dq, dk = _island(plan, device, 'sqkq', 'sqk')(shared, q, k, g)
-  return dshared, Rows(dq, None), Rows(dk, None)
+  none: Any = None  # a place has no cotangent
+  return dshared, Rows(dq, none), Rows(dk, none)
 
 
 def _island(plan, f, inputs, outputs):

@@ -29,7 +29,8 @@ def cross_view(targets: Sequence[jax.Array] | jax.Array, log_p: Sequence[jax.Arr
     raise UserError(f'{v} views with targets for the first {g} leave no pair of different views: give at least 2 views.')
   # Each target against the sum of the other views: G reductions instead of G * V, and no matrix product to lose bits in.
   total = sum(log_p[1:], start=log_p[0])
-  return -sum(jnp.sum(targets[i] * (total - log_p[i]), axis=1).mean() for i in range(g)) / (g * (v - 1))
+  products = (jnp.sum(targets[i] * (total - log_p[i]), axis=1).mean() for i in range(g))
+  return -sum(products, start=jnp.float32(0)) / (g * (v - 1))
 
 
 def dino(

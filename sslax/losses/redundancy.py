@@ -68,7 +68,7 @@ def vicreg_terms(z1: jax.Array, z2: jax.Array) -> dict[str, jax.Array]:
     raise UserError('vicreg: a batch of one image has no variance; batch_size must be at least 2.')
   z1, z2 = z1.astype(jnp.float32), z2.astype(jnp.float32)
   invariance = jnp.square(z1 - z2).mean()
-  variance = covariance = 0.0
+  variance = covariance = jnp.float32(0)
   for z in (z1, z2):
     z = z - z.mean(axis=0, keepdims=True)
     std = jnp.sqrt(jnp.sum(z * z, axis=0) / (b - 1) + 1e-4)

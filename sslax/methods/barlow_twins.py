@@ -1,9 +1,10 @@
 """Barlow Twins. Zbontar et al. 2021, https://arxiv.org/abs/2103.03230; official code: facebookresearch/barlowtwins, main.py."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 
 from sslax.inputs.image import Image
 from sslax.losses.redundancy import barlow_twins
@@ -11,6 +12,8 @@ from sslax.losses.spread import embedding_std
 from sslax.method import Output
 from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.views import RandomViews, TwoViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,7 @@ class BarlowTwins(JointEmbedding):
   loss_scale: float = 1.0  # solo-learn: 0.1 on CIFAR
   image: Image = Image()
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     outs, stats = self.encode_each(params, memory['stats'], views, rng)
     z1, z2 = (out['head'] for out in outs)

@@ -5,8 +5,10 @@ Official code of CLIP's networks: openai/CLIP; the training follows mlfoundation
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sslax.inputs.image import Image
@@ -16,6 +18,8 @@ from sslax.method import Output
 from sslax.models.mlp import Identity
 from sslax.models.two_towers import TwoTowers
 from sslax.ops.views import RandomViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +54,17 @@ class CLIP(TwoTowers):
     if self.max_scale and not 1 <= 1 / self.temperature <= self.max_scale:
       raise ValueError(f'1 / temperature = {1 / self.temperature:.3g} must be between 1 and max_scale={self.max_scale}')
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     params, stats = self.init_towers(rng, views)
     return {**params, 'logit_scale': jnp.float32(-math.log(self.temperature))}, {'stats': stats}
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     image, text, stats = self.embed(params, memory['stats'], views, rng)
     scale = jnp.exp(params['logit_scale'])
     return clip(image, text, scale), Output({'stats': stats}, {'scale': scale, **matching_accuracy(image, text)})
 
-  def after(self, params, memory, step):
+  def after(self, params: PyTree, memory: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
     del step
     if not self.max_scale:
       return params, memory

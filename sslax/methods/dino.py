@@ -1,6 +1,7 @@
 """DINO. Caron et al. 2021, https://arxiv.org/abs/2104.14294; official code: facebookresearch/dino, main_dino.py."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from sslax.inputs.image import Image
 from sslax.losses.distillation import dino, update_center
 from sslax.losses.spread import assignment_information
-from sslax.method import Output
+from sslax.method import Batch, Features, Output
 from sslax.models import branch, net
 from sslax.models.joint_embedding import JointEmbedding
 from sslax.models.prototypes import Prototypes
@@ -18,6 +19,8 @@ from sslax.ops.schedules import Ramp, at
 from sslax.ops.sinkhorn import sinkhorn
 from sslax.ops.tree import ema, scale_gradient
 from sslax.ops.views import MultiCrop
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +52,14 @@ class DINO(JointEmbedding):
       raise ValueError(f"targets={self.targets!r} is none of 'center', 'sinkhorn', 'none'")
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     return {'encoder': self.encoder, 'head': self.head, 'prototypes': self.prototypes}
 
   @property
-  def teacher_modules(self):
+  def teacher_modules(self) -> dict[str, nn.Module]:
     return {**self.modules, 'encoder': steady(self.encoder)}
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     params, stats = branch.init(self.modules, rng, branch.flatten_views(views[0]))
     copy = lambda tree: jax.tree.map(jnp.copy, tree)
     memory = {'stats': stats, 'target': copy(params), 'target_stats': copy(stats)}
@@ -64,8 +67,8 @@ class DINO(JointEmbedding):
       memory['center'] = jnp.zeros(self.prototypes.count)
     return params, memory
 
-  def loss(self, params, memory, views, rng, step):
-    options = dict(train=True, rng=rng)
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
+    options: dict[str, Any] = dict(train=True, rng=rng)
     prototypes = scale_gradient(params['prototypes'], at(self.train_prototypes, step))
     s, stats = branch.apply_crops(self.modules, {**params, 'prototypes': prototypes}, memory['stats'], views, **options)
     t, target_stats = branch.apply_crops(self.teacher_modules, memory['target'], memory['target_stats'], views[:1], **options)
@@ -82,10 +85,10 @@ class DINO(JointEmbedding):
     targets = jax.nn.softmax((teacher[0] - center[None]) / temperature)
     return loss, Output(memory, {'assignment_information': assignment_information(targets)})
 
-  def after(self, params, memory, step):
+  def after(self, params: PyTree, memory: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
     return params, {**memory, 'target': ema(memory['target'], params, at(self.momentum, step))}
 
-  def features(self, params, memory, batch):
+  def features(self, params: PyTree, memory: PyTree, batch: Batch) -> Features:
     del params
     stats = memory['target_stats']['encoder']
     return net.apply(steady(self.encoder), memory['target']['encoder'], stats, self.normalized(batch), train=False)[0]

@@ -4,7 +4,7 @@ The third step of SimCLR v2. Chen et al. 2020, https://arxiv.org/abs/2006.10029,
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from sslax.errors import UserError
 from sslax.inputs.image import Image
 from sslax.losses.distillation import distill
-from sslax.method import Output
+from sslax.method import Batch, Features, Output
 from sslax.models import branch
 from sslax.models.joint_embedding import JointEmbedding
 from sslax.models.mlp import MLP, Identity
 from sslax.ops.views import RandomViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,36 +58,36 @@ class Distill(JointEmbedding):
       )
 
   @property
-  def uses_labels(self):
+  def uses_labels(self) -> bool:
     return self.alpha < 1
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     return _modules(self.encoder, self.neck, self.classifier)
 
   @property
-  def teacher_modules(self):
+  def teacher_modules(self) -> dict[str, nn.Module]:
     return _modules(self.teacher_encoder, self.teacher_neck, self.teacher_classifier)
 
   def grafts(self) -> tuple[str, ...]:
     """A teacher at random initialisation teaches nothing."""
     return ('memory/teacher', 'memory/teacher_stats')
 
-  def views(self, rng, batch):
+  def views(self, rng: jax.Array, batch: Batch) -> PyTree:
     """{'image': [B, 1, S, S, 3]}, and 'label': [B] where labels are used."""
     views = {'image': self.augment(rng, batch)}
     if self.uses_labels and 'label' not in batch:
       raise UserError(f'config.method.alpha={self.alpha} < 1 needs labels, and config.data.train has none')
     return {**views, 'label': batch['label']} if self.uses_labels else views
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     student_rng, teacher_rng = jax.random.split(rng)
     x = branch.flatten_views(views['image'])
     params, stats = branch.init(self.modules, student_rng, x)
     teacher, teacher_stats = branch.init(self.teacher_modules, teacher_rng, x)
     return params, {'stats': stats, 'teacher': teacher, 'teacher_stats': teacher_stats}
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     x = branch.flatten_views(views['image'])
     out, stats = branch.apply(self.modules, params, memory['stats'], x, train=True, rng=rng)
@@ -98,7 +100,7 @@ class Distill(JointEmbedding):
     metrics = {'agreement': jnp.mean(s.argmax(1) == t.argmax(1))}
     return loss, Output({**memory, 'stats': stats}, metrics)
 
-  def features(self, params, memory, batch):
+  def features(self, params: PyTree, memory: PyTree, batch: Batch) -> Features:
     out, _ = branch.apply(self.modules, params, memory['stats'], self.normalized(batch), train=False)
     return dataclasses.replace(out['encoder'], logits=out['classifier'])
 

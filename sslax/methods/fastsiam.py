@@ -3,9 +3,11 @@
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from sslax.inputs.image import Image
 from sslax.losses.similarity import negative_cosine
@@ -13,6 +15,8 @@ from sslax.losses.spread import embedding_rank, embedding_std
 from sslax.method import Output
 from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.views import RandomViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +37,14 @@ class FastSiam(JointEmbedding):
       raise ValueError(f'FastSiam compares at least two views: augment.count is {self.augment.count}')
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     return {'encoder': self.encoder, 'head': self.head, 'predictor': self.predictor}
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     outs, stats = self.encode_each(params, memory['stats'], views, rng)
     z = jax.lax.stop_gradient([out['head'] for out in outs])
     total = sum(z)
     losses = [negative_cosine(out['predictor'], (total - z[i]) / (len(z) - 1)) for i, out in enumerate(outs)]
     metrics = {'embedding_std': embedding_std(z[0]), 'embedding_rank': embedding_rank(z[0])}
-    return sum(losses) / len(losses), Output({'stats': stats}, metrics)
+    return sum(losses, start=jnp.float32(0)) / len(losses), Output({'stats': stats}, metrics)

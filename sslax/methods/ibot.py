@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,18 +12,20 @@ from sslax.errors import UserError
 from sslax.inputs.image import Image
 from sslax.losses.distillation import cross_view, masked_patches, update_center, update_patch_center
 from sslax.losses.spread import assignment_information, koleo
-from sslax.method import Output
+from sslax.method import Batch, Features, Output
 from sslax.models import branch, net
 from sslax.models.joint_embedding import FromViews
 from sslax.models.prototypes import Prototypes
 from sslax.models.transformer import steady
 from sslax.models.vit import ViT
 from sslax.ops.blocks import block_masks, random_counts
-from sslax.ops.patches import cover, picture
+from sslax.ops.patches import cover, picture, sides
 from sslax.ops.schedules import Ramp, at
 from sslax.ops.sinkhorn import sinkhorn
 from sslax.ops.tree import ema, scale_gradient
 from sslax.ops.views import MultiCrop
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ class IBOT(FromViews):
   train_prototypes: Ramp = Ramp(0.0, 1.0, 'step', '1 epochs')  # no gradient into the last layers until then
   image: Image = Image()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.augment.large.count < 2:
       raise ValueError(f'the teacher needs two large crops: augment.large.count is {self.augment.large.count}')
     if self.targets not in ('center', 'sinkhorn'):
@@ -74,7 +77,9 @@ class IBOT(FromViews):
   @property
   def grid(self) -> tuple[int, int]:
     """(H, W) of a large crop in patches."""
-    return (self.augment.crops()[0].size // self.encoder.patch,) * 2
+    down, right = sides(self.encoder.patch, 2)
+    size = self.augment.crops()[0].size
+    return size // down, size // right
 
   @property
   def capacity(self) -> int:
@@ -82,17 +87,17 @@ class IBOT(FromViews):
     return math.ceil(self.mask_ratio[1] * self.grid[0] * self.grid[1])
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     return {'encoder': self.encoder, **self.heads[1], **self.heads[0]}
 
   @property
-  def heads(self):
+  def heads(self) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
     """(of the class tokens, of the patches), under the names of their parameters: patches may have none of their own."""
     shared = {'head': self.head, 'prototypes': self.prototypes}
     own = {'head': self.patch_head, 'prototypes': self.patch_prototypes}
     return shared, {f'patch_{name}' if module else name: module or shared[name] for name, module in own.items()}
 
-  def views(self, rng, batch):
+  def views(self, rng: jax.Array, batch: Batch) -> PyTree:
     """(([B, G, S, S, 3] large, [B, L, s, s, 3] small), [B, G, H, W] bool, 1 = patch of a large crop that is masked)"""
     augment_rng, mask_rng = jax.random.split(rng)
     crops = self.augment(augment_rng, batch)
@@ -103,7 +108,7 @@ class IBOT(FromViews):
     masks = block_masks(blocks_rng, counts, self.grid, self.least_block or (min(H, W) // 3) ** 2)
     return crops, masks.reshape(B, G, H, W)
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     encoder_rng, class_rng, patch_rng = jax.random.split(rng, 3)
     images = branch.flatten_views(views[0][0])
     encoder, stats = net.init(self.encoder, encoder_rng, images)
@@ -120,7 +125,7 @@ class IBOT(FromViews):
       memory['patch_center'] = jnp.zeros((self.patch_prototypes or self.prototypes).count)
     return {**target, 'mask_token': jnp.zeros(self.encoder.num_features)}, memory
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     crops, masks = views
     B, G = masks.shape[:2]
     masked = masks.reshape(B * G, -1)
@@ -132,7 +137,7 @@ class IBOT(FromViews):
     def encode(vit, x, masked, train):
       return vit.encode(vit.embed(x, masked, params['mask_token']), train)
 
-    options = dict(train=True)
+    options: dict[str, Any] = dict(train=True)
     large, encoder = branch.flatten_views(crops[0]), params['encoder']
     rngs = jax.random.split(rng, len(crops))
     s, _ = net.apply(self.encoder, encoder, {}, large, masked, rng=rngs[0], method=encode, **options)
@@ -169,20 +174,20 @@ class IBOT(FromViews):
     }
     loss = self.class_weight * metrics['class_loss'] + self.patch_weight * metrics['patch_loss']
     if self.koleo_weight:
-      metrics['koleo'] = sum(koleo(pooled[0][:, g]) for g in range(G))
+      metrics['koleo'] = sum((koleo(pooled[0][:, g]) for g in range(G)), start=jnp.float32(0))
       loss += self.koleo_weight * metrics['koleo']
     metrics |= {'assignment_information': assignment_information(target[0]), 'masked': masked.mean()}
     return loss, Output(memory, metrics)
 
-  def after(self, params, memory, step):
+  def after(self, params: PyTree, memory: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
     online = {name: params[name] for name in memory['target']}
     return params, {**memory, 'target': ema(memory['target'], online, at(self.momentum, step))}
 
-  def features(self, params, memory, batch):
+  def features(self, params: PyTree, memory: PyTree, batch: Batch) -> Features:
     del params
     return net.apply(steady(self.encoder), memory['target']['encoder'], {}, self.normalized(batch), train=False)[0]
 
-  def pictures(self, params, memory, batch, rng):
+  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
     """The first large crop, and what the student sees of it: masked patches are grey."""
     del params, memory
     crops, masks = self.views(rng, batch)

@@ -1,7 +1,7 @@
 """I-JEPA. Assran et al. 2023, https://arxiv.org/abs/2301.08243; official code: facebookresearch/ijepa, src/train.py."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,17 +10,18 @@ import jax.numpy as jnp
 from sslax.inputs.image import Image
 from sslax.losses.distillation import predict_features
 from sslax.losses.spread import embedding_std
-from sslax.method import Output
+from sslax.method import Batch, Features, Output
 from sslax.models import net
 from sslax.models.joint_embedding import FromViews
 from sslax.models.transformer import steady
 from sslax.models.vit import ViT
 from sslax.ops.blocks import multi_block
-from sslax.ops.patches import cover, picture
+from sslax.ops.patches import cover, picture, sides
 from sslax.ops.schedules import Ramp, at
 from sslax.ops.tree import ema
 from sslax.ops.views import RandomViews
 
+PyTree = Any
 LOSSES = ('smooth_l1', 'l2')
 
 
@@ -62,21 +63,22 @@ class IJEPA(FromViews):
     jax.eval_shape(lambda: self._blocks(jax.random.key(0), 1))  # refuses areas that leave no context
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     return {'encoder': self.encoder, 'predictor': self.predictor}
 
   @property
   def grid(self) -> tuple[int, int]:
     """(H, W) in patches."""
-    return (self.augment.size // self.encoder.patch,) * 2
+    down, right = sides(self.encoder.patch, 2)
+    return self.augment.size // down, self.augment.size // right
 
-  def views(self, rng, batch):
+  def views(self, rng: jax.Array, batch: Batch) -> PyTree:
     """([B, 1, S, S, 3], Blocks)"""
     augment_rng, blocks_rng = jax.random.split(rng)
     images = self.augment(augment_rng, batch)
     return images, self._blocks(blocks_rng, len(images))
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     encoder_rng, predictor_rng = jax.random.split(rng)
     images, blocks = views
     encoder, _ = net.init(self.encoder, encoder_rng, images[:, 0])
@@ -85,7 +87,7 @@ class IJEPA(FromViews):
     predictor, _ = net.init(self.predictor, predictor_rng, features, blocks.context, blocks.target[:, 0], valid, self.grid)
     return {'encoder': encoder, 'predictor': predictor}, {'target': jax.tree.map(jnp.copy, encoder)}
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     images, blocks = views[0][:, 0], views[1]
     B, M, L = blocks.target.shape
@@ -97,9 +99,8 @@ class IJEPA(FromViews):
     def encode(vit, x, ids, valid, train):
       return vit.encode(jnp.take_along_axis(vit.embed(x), ids[..., None], 1), train, valid).tokens
 
-    inputs = (images, blocks.context, blocks.context_valid)
-    options = dict(train=True, rng=encoder_rng, method=encode)
-    context, _ = net.apply(self.encoder, params['encoder'], {}, *inputs, **options)
+    visible = (images, blocks.context, blocks.context_valid)
+    context, _ = net.apply(self.encoder, params['encoder'], {}, *visible, train=True, rng=encoder_rng, method=encode)
 
     # One row of the predictor is one image and one of its target blocks: [B, M, ...] -> [B M, ...].
     def each(x):
@@ -108,23 +109,22 @@ class IJEPA(FromViews):
     target_valid = blocks.target_valid.reshape(B * M, L)
     valid = jnp.concatenate([each(blocks.context_valid), target_valid], 1)
     inputs = (each(context), each(blocks.context), blocks.target.reshape(B * M, L), valid)
-    options = dict(train=True, rng=predictor_rng)
     predict = lambda predictor, *inputs, train: predictor(*inputs, self.grid, train=train)
-    prediction, _ = net.apply(self.predictor, params['predictor'], {}, *inputs, method=predict, **options)
+    prediction, _ = net.apply(self.predictor, params['predictor'], {}, *inputs, train=True, rng=predictor_rng, method=predict)
     loss = predict_features(prediction, target.reshape(B * M, L, -1), target_valid, self.distance)
     # Collapse is that the target depends on the place only: compare images at one place, and not their means over places.
     spread = jax.vmap(embedding_std, in_axes=1)(tokens).mean()
     metrics = {'embedding_std': spread, 'context_patches': blocks.context_valid.sum(1).mean()}
     return loss, Output(memory, metrics)
 
-  def after(self, params, memory, step):
+  def after(self, params: PyTree, memory: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
     return params, {'target': ema(memory['target'], params['encoder'], at(self.momentum, step))}
 
-  def features(self, params, memory, batch):
+  def features(self, params: PyTree, memory: PyTree, batch: Batch) -> Features:
     del params
     return net.apply(steady(self.encoder), memory['target'], {}, self.normalized(batch), train=False)[0]
 
-  def pictures(self, params, memory, batch, rng):
+  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
     """The view, the patches of its context and those of all targets; the rest is grey."""
     del params, memory
     images, blocks = self.views(rng, batch)

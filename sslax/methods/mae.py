@@ -1,21 +1,24 @@
 """MAE. He et al. 2022, https://arxiv.org/abs/2111.06377; official code: facebookresearch/mae, models_mae.py."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from sslax.inputs.image import Image
 from sslax.losses.reconstruction import masked_mse, normalize_patches
-from sslax.method import Output
+from sslax.method import Batch, Output
 from sslax.models import branch, net
 from sslax.models.decoder import Decoder
 from sslax.models.joint_embedding import FromViews
 from sslax.models.vit import ViT
 from sslax.ops.masks import KINDS, Masks, draw_noise, from_noise
-from sslax.ops.patches import grid_of, patchify, reconstruction
+from sslax.ops.patches import grid_of, patchify, reconstruction, sides
 from sslax.ops.views import RandomViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +51,14 @@ class MAE(FromViews):
     ):
       if ours != theirs:
         raise ValueError(f'decoder.{field}={ours} must be encoder.{field}={theirs}')
-    if self.augment.size % self.encoder.patch:
+    size, (down, right) = self.augment.size, sides(self.encoder.patch, 2)
+    if size % down or size % right:
       raise ValueError(f'augment.size={self.augment.size} is no multiple of encoder.patch={self.encoder.patch}')
-    if self.keep((self.augment.size // self.encoder.patch) ** 2) < 1:
+    if self.keep((size // down) * (size // right)) < 1:
       raise ValueError(f'mask_ratio={self.mask_ratio} leaves no patch of {self.augment.size} pixels')
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     return {'encoder': self.encoder, 'decoder': self.decoder}
 
   def keep(self, T: int) -> int:
@@ -71,7 +75,7 @@ class MAE(FromViews):
     keep = self.keep(h * w)
     return from_noise(draw_noise(rng, len(image), (h, w), self.masking, h * w - keep), keep)
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     encoder_rng, decoder_rng, mask_rng = jax.random.split(rng, 3)
     x = branch.flatten_views(views)
     encoder, _ = net.init(self.encoder, encoder_rng, x)
@@ -80,24 +84,23 @@ class MAE(FromViews):
     decoder, _ = net.init(self.decoder, decoder_rng, tokens, removed.restore.reshape(len(x), *self.grid(x)))
     return {'encoder': encoder, 'decoder': decoder}, {}
 
-  def encode(self, params, x, kept, *, train, rng=None):
+  def encode(self, params: PyTree, x: jax.Array, kept: jax.Array, *, train: bool, rng: jax.Array | None = None) -> jax.Array:
     """[B, H, W, 3] -> [B, 1 + K, D]: tokens of the patches `kept` [B, K] after the class token, where there is one."""
 
     def visible(vit, x, kept, train):
       return vit.encode(jnp.take_along_axis(vit.embed(x), kept[..., None], 1), train)
 
-    options = dict(train=train, rng=rng)
-    out, _ = net.apply(self.encoder, params, {}, x, kept, method=visible, **options)
+    out, _ = net.apply(self.encoder, params, {}, x, kept, train=train, rng=rng, method=visible)
     return out.tokens
 
-  def predict(self, params, x, removed: Masks, *, train, rng=None):
+  def predict(self, params: PyTree, x: jax.Array, removed: Masks, *, train: bool, rng: jax.Array | None = None) -> jax.Array:
     """[B, T, p*p*3] in the units of `target`, for every patch of normalised images [B, H, W, 3]."""
     tokens = self.encode(params['encoder'], x, removed.kept, train=train, rng=rng)
     restore = removed.restore.reshape(len(x), *self.grid(x))
     prediction, _ = net.apply(self.decoder, params['decoder'], {}, tokens, restore, train=train)
     return prediction
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     mask_rng, rng = jax.random.split(rng)
     x = branch.flatten_views(views)
@@ -105,7 +108,7 @@ class MAE(FromViews):
     loss, metrics = self.compare(self.predict(params, x, removed, train=True, rng=rng), x, removed.masked)
     return loss, Output(memory, metrics)
 
-  def compare(self, prediction, x, masked):
+  def compare(self, prediction: jax.Array, x: jax.Array, masked: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """([] loss, metrics) of predicted patches for normalised images [B, H, W, 3]; masked [B, T], 1 = removed."""
     target = patchify(x, self.encoder.patch)
     if self.norm_pix:
@@ -113,7 +116,7 @@ class MAE(FromViews):
     mean = jnp.broadcast_to(target.mean(-1, keepdims=True), target.shape)
     return masked_mse(prediction, target, masked), {'baseline_loss': masked_mse(mean, target, masked)}
 
-  def pictures(self, params, memory, batch, rng):
+  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
     """Reconstructions of whole images; where `norm_pix`, with the true mean and variance of each patch."""
     del memory
     x = self.normalized(batch)

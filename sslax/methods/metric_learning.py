@@ -3,9 +3,10 @@ the contrastive margin loss (Hadsell, Chopra & LeCun 2006). SimCLR compares them
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 
 from sslax.inputs.image import Image
 from sslax.losses.metric import contrastive_margin, triplet
@@ -14,6 +15,7 @@ from sslax.method import Output
 from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.views import RandomViews, TwoViews
 
+PyTree = Any
 LOSSES = ('triplet', 'margin')
 
 
@@ -40,7 +42,7 @@ class MetricLearning(JointEmbedding):
     if self.objective not in LOSSES or self.margin <= 0:
       raise ValueError(f'objective={self.objective!r} must be one of {", ".join(LOSSES)} and margin={self.margin} positive')
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     out, stats = self.encode(params, memory['stats'], views, rng)
     z = out['head'].reshape(len(views), 2, -1)

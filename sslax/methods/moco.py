@@ -4,7 +4,7 @@ Official code: facebookresearch/moco, moco/builder.py.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,8 @@ from sslax.ops.ring import enqueue, random_units
 from sslax.ops.schedules import Ramp, at
 from sslax.ops.tree import ema
 from sslax.ops.views import RandomViews, TwoViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +57,10 @@ class MoCo(JointEmbedding):
       raise ValueError(f'temperature={self.temperature} and queue_size={self.queue_size} must be positive')
 
   @property
-  def key_modules(self):
+  def key_modules(self) -> dict[str, nn.Module]:
     return {name: strided(module) for name, module in self.modules.items()}
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     network_rng, queue_rng = jax.random.split(rng)
     params, stats = branch.init(self.modules, network_rng, views[:, 0])
     copy = lambda tree: jax.tree.map(jnp.copy, tree)
@@ -70,7 +72,7 @@ class MoCo(JointEmbedding):
       'pointer': jnp.zeros((), jnp.int32),
     }
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     stats, target_stats, queue = memory['stats'], memory['target_stats'], memory['queue']
     losses, keys = [], []
@@ -83,7 +85,7 @@ class MoCo(JointEmbedding):
     for rows in keys:  # ORDER MATTERS: the loss saw the queue as it was
       queue, pointer = enqueue(queue, pointer, rows)
     memory = {'stats': stats, 'target': memory['target'], 'target_stats': target_stats, 'queue': queue, 'pointer': pointer}
-    return sum(losses) / len(losses), Output(memory, {'embedding_std': embedding_std(q['head'])})
+    return sum(losses, start=jnp.float32(0)) / len(losses), Output(memory, {'embedding_std': embedding_std(q['head'])})
 
-  def after(self, params, memory, step):
+  def after(self, params: PyTree, memory: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
     return params, {**memory, 'target': ema(memory['target'], params, at(self.momentum, step))}

@@ -1,7 +1,7 @@
 """MoCo v3. Chen, Xie & He 2021, https://arxiv.org/abs/2104.02057; official code: facebookresearch/moco-v3, moco/builder.py."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,8 @@ from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.schedules import Ramp, at
 from sslax.ops.tree import ema
 from sslax.ops.views import RandomViews, TwoViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,27 +45,28 @@ class MoCoV3(JointEmbedding):
       raise ValueError(f'temperature must be positive, not {self.temperature}')
 
   @property
-  def target_modules(self):
+  def target_modules(self) -> dict[str, nn.Module]:
     return {'encoder': self.encoder, 'head': self.head}
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     return {**self.target_modules, 'predictor': self.predictor}
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     params, stats = branch.init(self.modules, rng, views[:, 0])
     copy = lambda tree: {name: jax.tree.map(jnp.copy, tree[name]) for name in self.target_modules}
     return params, {'stats': stats, 'target': copy(params), 'target_stats': copy(stats)}
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
-    T, options = self.temperature, dict(train=True, rng=rng)
+    T = self.temperature
+    options: dict[str, Any] = dict(train=True, rng=rng)
     (q1, q2), stats = branch.apply_each(self.modules, params, memory['stats'], views, **options)
     (k1, k2), target_stats = branch.apply_each(self.target_modules, memory['target'], memory['target_stats'], views, **options)
     loss = 2 * T * (info_nce(q1['predictor'], k2['head'], T) + info_nce(q2['predictor'], k1['head'], T))
     memory = {'stats': stats, 'target': memory['target'], 'target_stats': target_stats}
     return loss, Output(memory, {'embedding_std': embedding_std(q1['head'])})
 
-  def after(self, params, memory, step):
+  def after(self, params: PyTree, memory: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
     online = {name: params[name] for name in memory['target']}
     return params, {**memory, 'target': ema(memory['target'], online, at(self.momentum, step + 1))}

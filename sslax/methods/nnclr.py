@@ -2,7 +2,7 @@
 silent."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,8 @@ from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.normalize import l2_normalize
 from sslax.ops.ring import enqueue, random_units
 from sslax.ops.views import RandomViews, TwoViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +45,16 @@ class NNCLR(JointEmbedding):
       raise ValueError(f'temperature={self.temperature} and queue_size={self.queue_size} must be positive')
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     return {'encoder': self.encoder, 'head': self.head, 'predictor': self.predictor}
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     network_rng, queue_rng = jax.random.split(rng)
     params, stats = branch.init(self.modules, network_rng, views[:, 0])
     queue = random_units(queue_rng, self.queue_size, self.head.num_features)
     return params, {'stats': stats, 'queue': queue, 'pointer': jnp.zeros((), jnp.int32)}
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     outs, stats = self.encode_each(params, memory['stats'], views, rng)
     z1, z2 = (jax.lax.stop_gradient(l2_normalize(out['head'])) for out in outs)

@@ -1,13 +1,17 @@
 """A linear classifier beside any method, trained on its frozen features while it trains, as in BYOL's official code."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from sslax.errors import UserError
-from sslax.method import Classes, Features, Output, Wrapper
+from sslax.method import Batch, Classes, Features, Output, Wrapper
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,31 +36,34 @@ class OnlineProbe(Wrapper):
 
   @property
   def label_classes(self) -> int:
-    return min(self.num_classes, self.inner.label_classes or self.num_classes)
+    known = self.inner.label_classes
+    if isinstance(self.num_classes, Classes):  # before the run is known: as many as its data has
+      return known
+    return min(self.num_classes, known or self.num_classes)
 
-  def views(self, rng, batch):
+  def views(self, rng: jax.Array, batch: Batch) -> PyTree:
     """{'inner': views, 'batch': arrays as `features` takes them, 'label': [B]}"""
     if 'label' not in batch:
       raise UserError('the online probe learns from labels, and the training data has none')
     needed = self.inner.feature_inputs('pooled')
-    seen = {}
+    seen: Batch = {}
     for name, source in self.inner.inputs().items():
       if name in needed:
         seen |= source.evaluated(batch)
     return {'inner': self.inner.views(rng, batch), 'batch': seen, 'label': batch['label']}
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     params, inner = self.inner.init(rng, views['inner'])
-    size = self.inner.features(params, inner, views['batch']).pooled.shape[1]
+    size = self._pooled(params, inner, views['batch']).shape[1]
     probe = {'kernel': jnp.zeros((size, self.num_classes)), 'bias': jnp.zeros(self.num_classes)}
     statistics = {'mean': jnp.zeros(size), 'var': jnp.ones(size)}
     return params, {'inner': inner, 'probe': probe, 'velocity': jax.tree.map(jnp.zeros_like, probe), 'statistics': statistics}
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     loss, out = self.inner.loss(params, memory['inner'], views['inner'], rng, step)
     # ORDER MATTERS: cut before the features are computed; nothing below has a gradient.
     frozen = jax.lax.stop_gradient((params, memory['inner']))
-    x = self.inner.features(*frozen, views['batch']).pooled
+    x = self._pooled(*frozen, views['batch'])
     m = self.statistics_momentum
     batch_statistics = {'mean': x.mean(0), 'var': x.var(0)}
     statistics = jax.tree.map(lambda old, new: m * old + (1 - m) * new, memory['statistics'], batch_statistics)
@@ -76,14 +83,20 @@ class OnlineProbe(Wrapper):
     memory = {'inner': out.memory, 'probe': probe, 'velocity': velocity, 'statistics': statistics}
     return loss, Output(memory, {**out.metrics, **metrics})
 
-  def view_pictures(self, views):
+  def view_pictures(self, views: PyTree) -> Mapping[str, jax.Array | Batch]:
     return super().view_pictures(views['inner'])
 
-  def features(self, params, memory, batch) -> Features:
+  def features(self, params: PyTree, memory: PyTree, batch: Batch) -> Features:
     out = super().features(params, memory, batch)
     if out.pooled is None:  # of texts alone, say
       return out
     return dataclasses.replace(out, logits=_logits(memory['probe'], memory['statistics'], out.pooled))
+
+  def _pooled(self, params: PyTree, memory: PyTree, batch: Batch) -> jax.Array:
+    """[B, D] of the inner method."""
+    pooled = self.inner.features(params, memory, batch).pooled
+    assert pooled is not None, 'the contract: every method has pooled features of what feature_inputs(pooled) names'
+    return pooled
 
 
 def _logits(probe, statistics, x):

@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sslax.inputs.image import Image
@@ -13,6 +15,8 @@ from sslax.method import Output
 from sslax.models.mlp import Identity
 from sslax.models.two_towers import TwoTowers
 from sslax.ops.views import RandomViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +42,12 @@ class SigLIP(TwoTowers):
     if self.init_scale <= 0:
       raise ValueError(f'init_scale must be positive, not {self.init_scale}')
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     params, stats = self.init_towers(rng, views)
     learnt = {'logit_scale': jnp.float32(math.log(self.init_scale)), 'logit_bias': jnp.float32(self.init_bias)}
     return {**params, **learnt}, {'stats': stats}
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     image, text, stats = self.embed(params, memory['stats'], views, rng)
     scale, bias = jnp.exp(params['logit_scale']), params['logit_bias']

@@ -1,9 +1,10 @@
 """SimCLR v1. Chen et al. 2020, https://arxiv.org/abs/2002.05709; official code: google-research/simclr."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 
 from sslax.inputs.image import Image
 from sslax.losses.contrastive import contrastive_accuracy, nt_xent
@@ -11,6 +12,8 @@ from sslax.losses.spread import embedding_std
 from sslax.method import Output
 from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.views import RandomViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,7 @@ class SimCLR(JointEmbedding):
     if self.temperature <= 0:
       raise ValueError(f'temperature must be positive, not {self.temperature}')
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     out, stats = self.encode(params, memory['stats'], views, rng)
     z = out['head'].reshape(len(views), 2, -1)

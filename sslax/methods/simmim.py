@@ -1,7 +1,8 @@
 """SimMIM. Xie et al. 2022, https://arxiv.org/abs/2111.09886; official code: microsoft/SimMIM, models/simmim.py."""
 
 import dataclasses
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -9,14 +10,16 @@ import jax.numpy as jnp
 
 from sslax.inputs.image import Image
 from sslax.losses.reconstruction import masked_l1
-from sslax.method import Output
+from sslax.method import Batch, Output
 from sslax.models import branch, net
 from sslax.models.joint_embedding import FromViews
 from sslax.models.mlp import MLP
 from sslax.models.vit import ViT
 from sslax.ops.masks import draw_noise, enlarge, from_noise
-from sslax.ops.patches import patchify, reconstruction
+from sslax.ops.patches import patchify, reconstruction, sides
 from sslax.ops.views import RandomViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +43,17 @@ class SimMIM(FromViews):
     super().__post_init__()
     if not 0 < self.mask_ratio <= 1:
       raise ValueError(f'mask_ratio must be in (0, 1], not {self.mask_ratio}')
-    if self.mask_unit < 1 or self.mask_unit % self.encoder.patch:
+    if self.mask_unit < 1 or any(self.mask_unit % side for side in sides(self.encoder.patch, 2)):
       raise ValueError(f'mask_unit={self.mask_unit} must be a multiple of encoder.patch={self.encoder.patch}')
     if self.augment.size % self.mask_unit:
       raise ValueError(f'augment.size={self.augment.size} is no multiple of mask_unit={self.mask_unit}')
 
   @property
   def head(self) -> MLP:
-    return MLP(features=(3 * self.encoder.patch**2,))
+    return MLP(features=(3 * math.prod(sides(self.encoder.patch, 2)),))
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     return {'encoder': self.encoder, 'head': self.head}
 
   def draw(self, rng: jax.Array, image: jax.Array) -> jax.Array:
@@ -59,9 +62,10 @@ class SimMIM(FromViews):
     keep = int(h * w * (1 - self.mask_ratio) + 1e-6)
     noise = draw_noise(rng, len(image), (h, w))
     masked = from_noise(noise, keep).masked if keep else jnp.ones(noise.shape, bool)
-    return enlarge(masked, (h, w), self.mask_unit // self.encoder.patch)
+    down, right = sides(self.encoder.patch, 2)
+    return enlarge(masked, (h, w), (self.mask_unit // down, self.mask_unit // right))
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     encoder_rng, head_rng, token_rng = jax.random.split(rng, 3)
     x = branch.flatten_views(views)
     encoder, _ = net.init(self.encoder, encoder_rng, x)
@@ -69,18 +73,17 @@ class SimMIM(FromViews):
     mask_token = nn.initializers.truncated_normal(0.02)(token_rng, (1, 1, self.encoder.num_features))
     return {'encoder': encoder, 'mask_token': mask_token, 'head': head}, {}
 
-  def predict(self, params, x, masked, *, train, rng=None):
+  def predict(self, params: PyTree, x: jax.Array, masked: jax.Array, *, train: bool, rng: jax.Array | None = None) -> jax.Array:
     """[B, T, p*p*3] for every patch of normalised images [B, H, W, 3]; masked [B, T], 1 = removed."""
 
     def filled(vit, x, masked, train):
       return vit.encode(vit.embed(x, masked, params['mask_token'][0, 0]), train)
 
-    options = dict(train=train, rng=rng)
-    out, _ = net.apply(self.encoder, params['encoder'], {}, x, masked, method=filled, **options)
+    out, _ = net.apply(self.encoder, params['encoder'], {}, x, masked, train=train, rng=rng, method=filled)
     tokens = out.tokens[:, int(self.encoder.class_token) :]
     return net.apply(self.head, params['head'], {}, tokens, train=train, whole=True)[0]
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     mask_rng, rng = jax.random.split(rng)
     x = branch.flatten_views(views)
@@ -90,7 +93,7 @@ class SimMIM(FromViews):
     metrics = {'baseline_loss': masked_l1(mean, target, masked)}
     return masked_l1(self.predict(params, x, masked, train=True, rng=rng), target, masked), Output(memory, metrics)
 
-  def pictures(self, params, memory, batch, rng):
+  def pictures(self, params: PyTree, memory: PyTree, batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:
     """Reconstructions of whole images."""
     del memory
     x = self.normalized(batch)

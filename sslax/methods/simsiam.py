@@ -1,7 +1,7 @@
 """SimSiam. Chen & He 2021, https://arxiv.org/abs/2011.10566; official code: facebookresearch/simsiam, simsiam/builder.py."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,8 @@ from sslax.losses.spread import embedding_rank, embedding_std
 from sslax.method import Output
 from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.views import RandomViews, TwoViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +35,11 @@ class SimSiam(JointEmbedding):
   image: Image = Image()
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     modules = {'encoder': self.encoder, 'head': self.head}
     return {**modules, 'predictor': self.predictor} if self.use_predictor else modules
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     outs, stats = self.encode_each(params, memory['stats'], views, rng)
     p1, p2 = (out['predictor' if self.use_predictor else 'head'] for out in outs)

@@ -2,18 +2,21 @@
 HobbitLong/SupContrast."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sslax.errors import UserError
 from sslax.inputs.image import Image
 from sslax.losses.contrastive import supcon
 from sslax.losses.spread import embedding_std
-from sslax.method import Output
+from sslax.method import Batch, Output
 from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.views import RandomViews, TwoViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +42,16 @@ class SupCon(JointEmbedding):
     if self.variant not in ('out', 'in'):
       raise ValueError(f"variant={self.variant!r} is neither 'out' nor 'in'")
 
-  def views(self, rng, batch):
+  def views(self, rng: jax.Array, batch: Batch) -> PyTree:
     """{'views': [B, V, S, S, 3], 'label': [B]}"""
     if 'label' not in batch:
       raise UserError('SupCon learns from labels, and the training data has none')
     return {'views': self.augment(rng, batch), 'label': batch['label']}
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     return super().init(rng, views['views'])
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     out, stats = self.encode(params, memory['stats'], views['views'], rng)
     z, label = out['head'], jnp.repeat(views['label'], views['views'].shape[1])  # interleaved, like the rows

@@ -4,7 +4,7 @@ The baseline of every self-supervised method and the last step of most.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,12 +12,14 @@ import jax.numpy as jnp
 
 from sslax.errors import UserError
 from sslax.inputs.image import Image
-from sslax.method import Output
+from sslax.method import Batch, Features, Output
 from sslax.models import branch, net
 from sslax.models.joint_embedding import JointEmbedding
 from sslax.models.mlp import MLP, Identity
 from sslax.ops.mix import mix
 from sslax.ops.views import RandomViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +57,20 @@ class Supervised(JointEmbedding):
     return self.classifier.num_features
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     neck = {} if isinstance(self.neck, Identity) else {'neck': self.neck}
     return {'encoder': self.encoder, **neck, 'classifier': self.classifier}
 
-  def views(self, rng, batch):
+  def views(self, rng: jax.Array, batch: Batch) -> PyTree:
     """{'image': [B, 1, S, S, 3], 'label': [B]}"""
     if 'label' not in batch:
       raise UserError('supervised training needs labels, and config.data.train has none')
     return {'image': self.augment(rng, batch), 'label': batch['label']}
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     return super().init(rng, views['image'])
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     mix_rng, rng = jax.random.split(rng)
     x, y = branch.flatten_views(views['image']), self.targets(views['label'])
@@ -96,6 +98,6 @@ class Supervised(JointEmbedding):
     out, stats = branch.apply(rest, params, stats, jax.lax.stop_gradient(out.pooled), train=True, rng=rng, whole=True)
     return out['classifier'], stats
 
-  def features(self, params, memory, batch):
+  def features(self, params: PyTree, memory: PyTree, batch: Batch) -> Features:
     out, _ = branch.apply(self.modules, params, memory['stats'], self.normalized(batch), train=False)
     return dataclasses.replace(out['encoder'], logits=out['classifier'])

@@ -1,6 +1,7 @@
 """SwAV. Caron et al. 2020, https://arxiv.org/abs/2006.09882; official code: facebookresearch/swav, main_swav.py."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,8 @@ from sslax.ops.schedules import Ramp, at
 from sslax.ops.sinkhorn import sinkhorn
 from sslax.ops.tree import scale_gradient
 from sslax.ops.views import MultiCrop
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +50,10 @@ class SwAV(JointEmbedding):
       raise ValueError('SwAV predicts one view from another: at least 2 crops')
 
   @property
-  def modules(self):
+  def modules(self) -> dict[str, nn.Module]:
     return {'encoder': self.encoder, 'head': self.head, 'prototypes': self.prototypes}
 
-  def init(self, rng, views):
+  def init(self, rng: jax.Array, views: PyTree) -> tuple[dict[str, PyTree], PyTree]:
     network_rng, queue_rng = jax.random.split(rng)
     params, stats = branch.init(self.modules, network_rng, branch.flatten_views(views[0]))
     memory = {'stats': stats}
@@ -60,7 +63,7 @@ class SwAV(JointEmbedding):
         memory[f'queue_{a}'] = {'rows': queue, 'pointer': jnp.zeros((), jnp.int32)}
     return self._unit_prototypes(params), memory
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     prototypes = scale_gradient(params['prototypes'], at(self.train_prototypes, step))
     outs, stats = branch.apply_crops(
       self.modules,
@@ -91,7 +94,7 @@ class SwAV(JointEmbedding):
     }
     return swapped_prediction(scores, codes, self.temperature), Output(memory, metrics)
 
-  def after(self, params, memory, step):
+  def after(self, params: PyTree, memory: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
     del step
     return self._unit_prototypes(params), memory
 

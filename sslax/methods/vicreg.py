@@ -2,9 +2,11 @@
 main_vicreg.py."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from sslax.inputs.image import Image
 from sslax.losses.redundancy import vicreg_terms
@@ -12,6 +14,8 @@ from sslax.losses.spread import embedding_std
 from sslax.method import Output
 from sslax.models.joint_embedding import JointEmbedding
 from sslax.ops.views import RandomViews, TwoViews
+
+PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +32,11 @@ class VICReg(JointEmbedding):
   covariance: float = 1.0
   image: Image = Image()
 
-  def loss(self, params, memory, views, rng, step):
+  def loss(self, params: PyTree, memory: PyTree, views: PyTree, rng: jax.Array, step: jax.Array) -> tuple[jax.Array, Output]:
     del step
     outs, stats = self.encode_each(params, memory['stats'], views, rng)
     z1, z2 = (out['head'] for out in outs)
     terms = vicreg_terms(z1, z2)
     weights = {'invariance': self.invariance, 'variance': self.variance, 'covariance': self.covariance}
-    loss = sum(weights[name] * term for name, term in terms.items())
+    loss = sum((weights[name] * term for name, term in terms.items()), start=jnp.float32(0))
     return loss, Output({'stats': stats}, {**terms, 'embedding_std': embedding_std(z1)})

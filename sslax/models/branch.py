@@ -93,12 +93,12 @@ def apply_crops(
   """
   encoder = {'encoder': modules['encoder']}
   heads = {name: module for name, module in modules.items() if name != 'encoder'}
-  pooled = []
+  parts = []
   for g, views in enumerate(groups):
     key = None if rng is None else jax.random.fold_in(rng, g)
     out, stats = apply(encoder, params, stats, flatten_views(views), train=train, rng=key)
-    pooled.append(out['encoder'].pooled.reshape(*views.shape[:2], -1))
-  pooled = jnp.concatenate(pooled, axis=1)
+    parts.append(out['encoder'].pooled.reshape(*views.shape[:2], -1))
+  pooled = jnp.concatenate(parts, axis=1)
   outs, stats = apply(heads, params, stats, flatten_views(pooled), train=train, rng=rng, whole=True)
   return {'encoder': pooled, **jax.tree.map(lambda out: out.reshape(*pooled.shape[:2], -1), outs)}, stats
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sslax.models import positions
 from sslax.models.norm import one_of
-from sslax.models.transformer import REMAT, make_blocks, param_groups, run_blocks, xavier
+from sslax.models.transformer import REMAT, Attention, make_blocks, param_groups, run_blocks, xavier
 from sslax.ops.patches import sides
 
 PyTree = Any
@@ -49,10 +49,10 @@ class Decoder(nn.Module):
   eps: float = 1e-6
   scan: bool = False
   remat: str = 'none'
-  attention: str = 'xla'
+  attention: Attention = 'xla'
   dtype: str = 'float32'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     one_of('remat', self.remat, REMAT)
     one_of('attention', self.attention, ('xla', 'cudnn'))
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))

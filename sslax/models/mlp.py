@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from sslax.models.norm import BatchNorm, one_of
 
+Initializer = Callable[..., jax.Array]  # (key, shape, dtype) -> weights
 FINAL_NORMS = {'bn': (True, True), 'bn_no_bias': (True, False), 'bn_no_affine': (False, False)}  # (scale, bias)
 
 
@@ -50,7 +52,7 @@ class MLP(nn.Module):
   kernel_init: str = 'torch'
   dtype: str = 'float32'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     one_of('norm', self.norm, ('bn', 'ln', 'none'))
     one_of('activation', self.activation, ('relu', 'gelu'))
     one_of('final_norm', self.final_norm, ('none', *FINAL_NORMS))
@@ -65,7 +67,7 @@ class MLP(nn.Module):
     return self.features[-1]
 
   @nn.compact
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     x = x.astype(self.dtype)
     for i, n in enumerate(self.features):
       last = i == len(self.features) - 1
@@ -88,12 +90,12 @@ class MLP(nn.Module):
 class Identity(nn.Module):
   """Hands on what it gets and has no parameters: the neck of a network that has none."""
 
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     del train
     return x
 
 
-def initializers(name: str, fan_in: int):
+def initializers(name: str, fan_in: int) -> tuple[Initializer, Initializer]:
   """(kernel, bias) initializers of a dense layer with `fan_in` inputs.
 
   'torch' = both uniform in +-1/sqrt(fan_in), nn.Linear's default; 'lecun' (truncated at 2 sigma, Haiku's default), 'xavier'
@@ -122,7 +124,7 @@ def initializers(name: str, fan_in: int):
   return nn.initializers.truncated_normal(std, lower=-2 / std, upper=2 / std), zeros
 
 
-def symmetric_uniform(bound: float):
+def symmetric_uniform(bound: float) -> Initializer:
   """An initializer that draws from U(-bound, bound)."""
 
   def init(key, shape, dtype=jnp.float32):

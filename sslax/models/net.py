@@ -145,8 +145,7 @@ def _groups_of(module, params, name='params'):
   if not hasattr(module, 'param_groups'):
     return plain_groups(params)
   found = module.param_groups(params)
-  same = jax.tree.structure(found) == jax.tree.structure(params)
-  if not same or not all(isinstance(group, Group) for group in jax.tree.leaves(found)):
+  if not tree.same_structure(found, params) or not all(isinstance(group, Group) for group in jax.tree.leaves(found)):
     raise UserError(f'{type(module).__name__}.param_groups must return a tree like {name}, with a net.Group for each leaf')
   return found
 

@@ -1,8 +1,10 @@
 """Batch normalisation with PyTorch's running statistics and with groups of rows. Flax's own keeps the biased variance."""
 
 import dataclasses
+from collections.abc import Collection
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -37,7 +39,7 @@ class BatchNorm(nn.Module):
   strided: bool = False
   dtype: str = 'float32'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not 0 <= self.momentum <= 1:
       raise ValueError(f'momentum={self.momentum} is not in [0, 1]')
     if self.groups < 1:
@@ -45,7 +47,7 @@ class BatchNorm(nn.Module):
     super().__post_init__()
 
   @nn.compact
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """[B, ..., C] -> [B, ..., C]. Raises ValueError where the groups do not divide B or hold one value a channel."""
     (B, *space, C), g = x.shape, self.groups
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (C,), jnp.float32)
@@ -80,7 +82,7 @@ class BatchNorm(nn.Module):
     return y.astype(self.dtype)
 
 
-def one_of(field: str, value, known) -> None:
+def one_of(field: str, value: object, known: Collection[object]) -> None:
   """Raises ValueError unless `value` is in `known`; for the fields of modules."""
   if value not in known:
     raise ValueError(f'{field}={value!r} is none of {", ".join(map(repr, known))}')

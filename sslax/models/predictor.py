@@ -3,12 +3,13 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sslax.models.norm import one_of
 from sslax.models.positions import sincos
-from sslax.models.transformer import REMAT, make_blocks, param_groups, run_blocks
+from sslax.models.transformer import REMAT, Attention, make_blocks, param_groups, run_blocks
 
 PyTree = Any
 
@@ -39,10 +40,10 @@ class Predictor(nn.Module):
   eps: float = 1e-6
   scan: bool = False
   remat: str = 'none'
-  attention: str = 'xla'
+  attention: Attention = 'xla'
   dtype: str = 'float32'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     one_of('remat', self.remat, REMAT)
     one_of('attention', self.attention, ('xla', 'cudnn'))
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
@@ -56,7 +57,9 @@ class Predictor(nn.Module):
     return param_groups(params)
 
   @nn.compact
-  def __call__(self, x, context, target, valid, grid: tuple[int, int], train: bool):
+  def __call__(
+    self, x: jax.Array, context: jax.Array, target: jax.Array, valid: jax.Array, grid: tuple[int, int], train: bool
+  ) -> jax.Array:
     """
     Args:
       x: [N, K, D] features of the context patches.

@@ -33,7 +33,7 @@ class Prototypes(nn.Module):
   learn_scale: bool = False
   kernel_init: str = 'torch'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     initializers(self.kernel_init, 1)
     if self.count < 2:
       raise ValueError(f'count={self.count}: at least 2 prototypes')
@@ -42,7 +42,7 @@ class Prototypes(nn.Module):
     super().__post_init__()
 
   @nn.compact
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> Assigned:
     del train
     z = l2_normalize(x)
     kernel = self.param('kernel', initializers(self.kernel_init, x.shape[-1])[0], (x.shape[-1], self.count))

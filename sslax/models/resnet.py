@@ -2,7 +2,7 @@
 selective kernels.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -21,12 +21,12 @@ class Block(nn.Module):
   stride: int
   bottleneck: bool
   project: bool  # a projection shortcut even where the shape stays
-  norm: dict  # arguments of BatchNorm
+  norm: dict[str, Any]  # arguments of BatchNorm
   zero_init: bool
   sk_ratio: float = 0.0
 
   @nn.compact
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     f, s, dtype = self.filters, self.stride, self.norm['dtype']
     # (filters, kernel, stride) of each convolution; v1.5: the stride sits in the 3x3, not in the first 1x1
     layers = ((f, 1, 1), (f, 3, s), (4 * f, 1, 1)) if self.bottleneck else ((f, 3, s), (f, 3, 1))
@@ -56,10 +56,10 @@ class SelectiveKernel(nn.Module):
   filters: int
   stride: int
   ratio: float  # the bottleneck of the mixing has max(ratio * filters, 32) channels
-  norm: dict  # arguments of BatchNorm
+  norm: dict[str, Any]  # arguments of BatchNorm
 
   @nn.compact
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     f, dtype = self.filters, self.norm['dtype']
     y = conv(2 * f, 3, self.stride, dtype, 'conv')(x)  # both convolutions in one
     y = jax.nn.relu(BatchNorm(**self.norm, name='bn')(y, train))
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
   block: str = 'auto'
   dtype: str = 'float32'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     one_of('depth', self.depth, STAGES)
     one_of('stem', self.stem, ('imagenet', 'cifar'))
     one_of('projection', self.projection, ('shape', 'group'))
@@ -140,7 +140,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> Features:
-    norm = {'groups': self.norm_groups, 'strided': self.norm_strided, 'dtype': self.dtype}
+    norm: dict[str, Any] = {'groups': self.norm_groups, 'strided': self.norm_strided, 'dtype': self.dtype}
     x = x.astype(self.dtype)
     kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
     if self.stem == 'imagenet' and self.sk_ratio:
@@ -178,7 +178,7 @@ def conv(filters: int, kernel: int, stride: int, dtype: str, name: str) -> nn.Co
   return nn.Conv(filters, k, s, (pad, pad), use_bias=False, dtype=dtype, kernel_init=init, name=name)
 
 
-def _average(x, stride: int):
+def _average(x: jax.Array, stride: int) -> jax.Array:
   """2x2 averages as in SimCLR's code: stride 1 leaves out what lies outside the image, stride 2 counts an odd edge's as 0."""
   if stride == 1:
     return nn.avg_pool(x, (2, 2), (1, 1), ((0, 1), (0, 1)), count_include_pad=False)

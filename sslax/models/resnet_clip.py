@@ -34,7 +34,7 @@ class ModifiedResNet(nn.Module):
   zero_init_residual: bool = True
   dtype: str = 'float32'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
     if self.base < 2 or self.base % 2 or self.embed < 1 or not self.stages or any(n < 1 for n in self.stages):
       raise ValueError(f'base={self.base}, embed={self.embed}, stages={self.stages} must be positive, base even')
@@ -77,7 +77,7 @@ class Bottleneck(nn.Module):
   dtype: str
 
   @nn.compact
-  def __call__(self, x, train: bool):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     y = x
     for i, (filters, kernel) in enumerate(((self.filters, 1), (self.filters, 3), (4 * self.filters, 1)), 1):
       y = conv(filters, kernel, 1, self.dtype, f'conv{i}')(y)
@@ -102,10 +102,10 @@ class AttentionPool(nn.Module):
   dtype: str
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     B, h, w, C = x.shape
     init = nn.initializers.normal(C**-0.5)
-    known = self.get_variable('params', 'positions')
+    known: jax.Array | None = self.get_variable('params', 'positions')
     table = known if known is not None else self.param('positions', init, (1, h, w, C))
     if table.shape != (1, h, w, C):
       table = jax.image.resize(table, (1, h, w, C), 'bicubic', antialias=False)
@@ -114,8 +114,8 @@ class AttentionPool(nn.Module):
     x = jnp.concatenate([mean, (x + table.astype(x.dtype)).reshape(B, h * w, C)], 1)
 
     def dense(x, features, name):
-      fields = dict(kernel_init=init, bias_init=initializers('torch', C)[1])
-      return nn.Dense(features, dtype=self.dtype, name=name, **fields)(x)
+      bias_init = initializers('torch', C)[1]
+      return nn.Dense(features, dtype=self.dtype, kernel_init=init, bias_init=bias_init, name=name)(x)
 
     def heads(x):
       return x.reshape(B, -1, self.heads, C // self.heads)
@@ -126,6 +126,6 @@ class AttentionPool(nn.Module):
     return dense(y.reshape(B, C), self.embed, 'c')
 
 
-def _average(x, stride: int):
+def _average(x: jax.Array, stride: int) -> jax.Array:
   """stride x stride averages; an odd edge is left out, as in PyTorch."""
   return nn.avg_pool(x, (stride, stride), (stride, stride)) if stride > 1 else x

@@ -5,12 +5,13 @@ that see both ways (SigLIP, LiT; google-research/big_vision, text_transformer.py
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sslax.method import Features
 from sslax.models.norm import one_of
-from sslax.models.transformer import ACTIVATIONS, REMAT, dropout, make_blocks, param_groups, run_blocks
+from sslax.models.transformer import ACTIVATIONS, REMAT, Attention, dropout, make_blocks, param_groups, run_blocks
 
 PyTree = Any
 
@@ -52,10 +53,10 @@ class TextTransformer(nn.Module):
   dropout: float = 0.0
   scan: bool = False
   remat: str = 'none'
-  attention: str = 'xla'
+  attention: Attention = 'xla'
   dtype: str = 'float32'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     one_of('pool', self.pool, ('argmax', 'last', 'mean', 'cls'))
     one_of('activation', self.activation, tuple(ACTIVATIONS))
     one_of('weight_init', self.weight_init, ('clip', 'gpt2', 'mae'))
@@ -84,7 +85,7 @@ class TextTransformer(nn.Module):
     return param_groups(params, embeddings=('tokens', 'positions'))
 
   @nn.compact
-  def __call__(self, ids, train: bool):
+  def __call__(self, ids: jax.Array, train: bool) -> Features:
     B, L = ids.shape
     if L > self.length:
       raise ValueError(f'texts of {L} tokens, and the transformer has length={self.length}: it must be that of the input')
@@ -98,9 +99,9 @@ class TextTransformer(nn.Module):
     end = ids.argmax(1)
     inside = jnp.arange(L)[None] <= end[:, None]  # [B, L], 1 = of the text
     mask = jnp.tril(jnp.ones((L, L), bool))[None, None] if self.causal else inside[:, None, None]
-    fields = (self.heads, round(self.mlp_ratio * self.width), False, 0.0, True, self.eps, self.weight_init)
-    fields += (self.attention, self.dtype, self.activation, self.depth, self.dropout)
-    x = run_blocks(make_blocks(self, *fields), x, train, np.zeros(self.depth, np.float32), mask)
+    block = (self.heads, round(self.mlp_ratio * self.width), False, 0.0, True, self.eps, self.weight_init)
+    rest = (self.attention, self.dtype, self.activation, self.depth, self.dropout)
+    x = run_blocks(make_blocks(self, *block, *rest), x, train, np.zeros(self.depth, np.float32), mask)
     x = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False, name='norm')(x).astype(jnp.float32)
     if self.pool == 'mean':
       pooled = x.mean(1, where=inside[:, :, None])

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import math
 import re
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslax.models import net
-from sslax.models.mlp import initializers, symmetric_uniform
+from sslax.models.mlp import Initializer, initializers, symmetric_uniform
 from sslax.ops import fsdp
 
 PyTree = Any
-ACTIVATIONS = {
+Attention = Literal['xla', 'cudnn']  # `implementation` of jax.nn.dot_product_attention
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'gelu': functools.partial(jax.nn.gelu, approximate=False),
   'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),  # GPT-2's
   'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),  # that of OpenAI's CLIP
@@ -34,14 +36,14 @@ class Block(nn.Module):
   qkv_bias: bool
   eps: float
   weight_init: str
-  attention: str
+  attention: Attention
   dtype: str
   activation: str = 'gelu'
   depth: int = 1  # blocks in the network, for weight_init='clip' and 'gpt2'
   dropout: float = 0.0  # rate, of attention weights and of both residual branches (GPT)
 
   @nn.compact
-  def __call__(self, x, train: bool, rate, mask=None):
+  def __call__(self, x: jax.Array, train: bool, rate: float | jax.Array, mask: jax.Array | None = None) -> jax.Array:
     B, T, D = x.shape
 
     def dense(features, name, init, bias=True):
@@ -64,7 +66,7 @@ class Block(nn.Module):
     y = ACTIVATIONS[self.activation](dense(self.hidden, 'fc1', init['fc1'])(y))
     return residual(x, dense(D, 'fc2', init['fc2'])(y), 'scale2')
 
-  def attend(self, q, k, v, mask=None):
+  def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """[B, T, heads, D / heads] three times -> the same shape; a method of its own so that its arguments can be looked at.
 
     Args:
@@ -72,14 +74,14 @@ class Block(nn.Module):
     """
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.attention)
 
-  def attend_in_part(self, q, k, v, mask=None):
+  def attend_in_part(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """`attend` with dropout of the weights, which the fused one does not have."""
     scores = jnp.einsum('bqhd,bkhd->bhqk', q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
     scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
     weights = self.thin(jax.nn.softmax(scores, axis=-1), True).astype(v.dtype)
     return jnp.einsum('bhqk,bkhd->bqhd', weights, v)
 
-  def thin(self, x, train):
+  def thin(self, x: jax.Array, train: bool) -> jax.Array:
     """`dropout`, or as it is where there is none."""
     return dropout(self.make_rng('dropout'), x, self.dropout) if self.dropout and train else x
 
@@ -95,7 +97,7 @@ def layer(network: nn.Module) -> type[Block]:
   return nn.remat(Layer, static_argnums=(2,), prevent_cse=not network.scan, policy=policy) if remat else Layer
 
 
-def make_blocks(network: nn.Module, *fields) -> nn.Module | list[nn.Module]:
+def make_blocks(network: nn.Module, *fields: Any) -> nn.Module | list[nn.Module]:
   """The blocks of a compact `network`, for `run_blocks`: 'blocks' where it scans, else 'blocks_0', 'blocks_1', ..."""
   Layer = layer(network)
   if network.scan:
@@ -124,7 +126,9 @@ def param_groups(params: PyTree, embeddings: tuple[str, ...] = ()) -> PyTree:
   return {name: with_known(name, part) for name, part in net.plain_groups(params).items()}
 
 
-def run_blocks(blocks: nn.Module | list[nn.Module], x: jax.Array, train: bool, rates: np.ndarray, mask=None) -> jax.Array:
+def run_blocks(
+  blocks: nn.Module | Sequence[nn.Module], x: jax.Array, train: bool, rates: np.ndarray, mask: jax.Array | None = None
+) -> jax.Array:
   """[B, T, D] -> [B, T, D] through all blocks.
 
   Args:
@@ -146,7 +150,7 @@ def run_blocks(blocks: nn.Module | list[nn.Module], x: jax.Array, train: bool, r
   return x
 
 
-def block_initializers(weight_init: str, width: int, depth: int) -> dict:
+def block_initializers(weight_init: str, width: int, depth: int) -> dict[str, Initializer]:
   """Initializers of a block's four kernels; for 'timm', 'mae' and 'moco' see `ViT`.
 
   'clip' is normal with std D^-0.5 for query, key and value, (2D)^-0.5 for fc1, D^-0.5 (2 depth)^-0.5 for the two that end in the
@@ -165,23 +169,23 @@ def block_initializers(weight_init: str, width: int, depth: int) -> dict:
   return {'qkv': xavier_qkv if weight_init == 'moco' else init, 'proj': init, 'fc1': init, 'fc2': init}
 
 
-def dropout(rng, y, rate):
+def dropout(rng: jax.Array, y: jax.Array, rate: float | jax.Array) -> jax.Array:
   """Zeroes single numbers of y with probability `rate`, divides the others by 1 - rate (Srivastava et al. 2014)."""
   return jnp.where(jax.random.bernoulli(rng, 1 - rate, y.shape), y / (1 - rate), 0).astype(y.dtype)
 
 
-def drop_path(rng, y, rate):
+def drop_path(rng: jax.Array, y: jax.Array, rate: float | jax.Array) -> jax.Array:
   """Zeroes rows of a residual branch [B, ...] with probability `rate`, divides the others by 1 - rate (Huang et al. 2016)."""
   keep = jax.random.bernoulli(rng, 1 - rate, (y.shape[0],) + (1,) * (y.ndim - 1))
   return jnp.where(keep, y / (1 - rate), 0).astype(y.dtype)
 
 
-def xavier(key, shape, dtype=jnp.float32, parts=1):
+def xavier(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32, parts: int = 1) -> jax.Array:
   """Xavier uniform of the kernel as a matrix [inputs, outputs], which for a patch convolution is [p*p*C, D]."""
   return symmetric_uniform(math.sqrt(6 / (math.prod(shape[:-1]) + shape[-1] / parts)))(key, shape, dtype)
 
 
-def xavier_qkv(key, shape, dtype=jnp.float32):
+def xavier_qkv(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
   """Xavier uniform of query, key and value apart (MoCo v3)."""
   return xavier(key, shape, dtype, parts=3)
 

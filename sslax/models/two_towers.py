@@ -12,6 +12,7 @@ from sslax.models import branch
 from sslax.models.joint_embedding import FromViews
 from sslax.models.mlp import Identity
 from sslax.ops.normalize import l2_normalize
+from sslax.ops.views import RandomViews
 
 PyTree = Any
 
@@ -23,6 +24,7 @@ class TwoTowers(FromViews):
   The last output of each tower is its embedding.
   """
 
+  augment: RandomViews  # one view of each image
   text: nn.Module  # ids [N, L] -> Features
   head: nn.Module  # [N, D] -> [N, E]
   text_head: nn.Module  # [N, W] -> [N, E]
@@ -71,8 +73,8 @@ class TwoTowers(FromViews):
     image_rng, text_rng = jax.random.split(rng)
     image = branch.flatten_views(views['image'])
     params, stats = branch.init(self.image_modules, image_rng, image)
-    of_text = branch.init(self.text_modules, text_rng, views['text'])
-    params, stats = {**params, **of_text[0]}, {**stats, **of_text[1]}
+    text_params, text_stats = branch.init(self.text_modules, text_rng, views['text'])
+    params, stats = {**params, **text_params}, {**stats, **text_stats}
     of_image, of_text = (
       jax.eval_shape(lambda m=modules, x=x: self._embed(m, params, stats, x, None, train=False)[0].embedding)
       for modules, x in ((self.image_modules, image), (self.text_modules, views['text']))

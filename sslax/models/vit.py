@@ -15,7 +15,7 @@ from sslax.method import Features
 from sslax.models import positions
 from sslax.models.mlp import initializers
 from sslax.models.norm import one_of
-from sslax.models.transformer import ACTIVATIONS, REMAT, layer, param_groups, run_blocks, xavier
+from sslax.models.transformer import ACTIVATIONS, REMAT, Attention, layer, param_groups, run_blocks, xavier
 from sslax.ops.patches import grid_of, sides
 
 PyTree = Any
@@ -89,10 +89,10 @@ class ViT(nn.Module):
   freeze_patch: bool = False
   scan: bool = False
   remat: str = 'none'
-  attention: str = 'xla'
+  attention: Attention = 'xla'
   dtype: str = 'float32'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     one_of('variant', self.variant, ('', *VARIANTS))
     one_of('pool', self.pool, ('cls', 'mean'))
     one_of('positions', self.positions, POSITIONS)
@@ -123,8 +123,8 @@ class ViT(nn.Module):
   @property
   def sizes(self) -> tuple[int, int, int]:
     """(width, depth, heads)."""
-    of_variant = VARIANTS.get(self.variant, (0, 0, 0))
-    return tuple(own or other for own, other in zip((self.width, self.depth, self.heads), of_variant, strict=True))
+    width, depth, heads = VARIANTS.get(self.variant, (0, 0, 0))
+    return self.width or width, self.depth or depth, self.heads or heads
 
   @property
   def num_features(self) -> int:
@@ -135,7 +135,7 @@ class ViT(nn.Module):
     """See `net.groups`."""
     return param_groups(params, embeddings=('patches', 'cls', 'cls_position'))
 
-  def setup(self):
+  def setup(self) -> None:
     width, depth, heads = self.sizes
     std = {'mae': 0.02, 'xavier': 0.02, 'clip': width**-0.5}.get(self.weight_init, 1e-6)  # of the class token
     position_init = nn.initializers.normal(width**-0.5 if self.weight_init == 'clip' else 0.02)
@@ -147,9 +147,8 @@ class ViT(nn.Module):
     if self.pre_norm:
       self.norm_pre = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False)
     Layer = layer(self)
-    sizes = (heads, round(self.mlp_ratio * width))
-    rest = (self.drop_path > 0, self.layer_scale, self.qkv_bias, self.eps, self.weight_init, self.attention, self.dtype)
-    rest += (self.activation, depth)
+    sizes = (heads, round(self.mlp_ratio * width), self.drop_path > 0, self.layer_scale, self.qkv_bias, self.eps)
+    rest = (self.weight_init, self.attention, self.dtype, self.activation, depth)
     self.blocks = Layer(*sizes, *rest) if self.scan else [Layer(*sizes, *rest) for _ in range(depth)]
     self.norm = nn.LayerNorm(self.eps, dtype=self.dtype, use_fast_variance=False)
 
@@ -208,21 +207,22 @@ class Patches(nn.Module):
   bias: bool = True
 
   @nn.compact
-  def __call__(self, x, masked=None, mask_token=None):
+  def __call__(self, x: jax.Array, masked: jax.Array | None = None, mask_token: jax.Array | None = None) -> jax.Array:
     D, size = self.width, x.shape[1:-1]
     grid, p = grid_of(size, self.patch), sides(self.patch, len(size))
     torch_kernel, _ = initializers('torch', math.prod(p) * x.shape[-1])
-    fields = dict(use_bias=self.bias, kernel_init=torch_kernel if self.weight_init in ('timm', 'xavier', 'clip') else xavier)
-    x = nn.Conv(D, p, p, 'VALID', dtype=self.dtype, **fields, name='projection')(x.astype(self.dtype))
+    init = torch_kernel if self.weight_init in ('timm', 'xavier', 'clip') else xavier
+    x = nn.Conv(D, p, p, 'VALID', use_bias=self.bias, dtype=self.dtype, kernel_init=init, name='projection')(x.astype(self.dtype))
     x = jax.lax.stop_gradient(x) if self.freeze else x
     B = len(x)
     if masked is not None:
+      assert mask_token is not None, 'something stands where patches are masked'
       x = jnp.where(masked.reshape(B, *grid, 1), mask_token.astype(x.dtype), x)
     if self.positions == 'learnt':
       # Once there, the table has the first image's shape, and `self.param` would refuse another.
-      known = self.get_variable('params', 'positions')
-      init = nn.initializers.normal(D**-0.5 if self.weight_init == 'clip' else 0.02)
-      table = known if known is not None else self.param('positions', init, (1, *grid, D))
+      known: jax.Array | None = self.get_variable('params', 'positions')
+      normal = nn.initializers.normal(D**-0.5 if self.weight_init == 'clip' else 0.02)
+      table: jax.Array | np.ndarray = known if known is not None else self.param('positions', normal, (1, *grid, D))
       if table.shape != (1, *grid, D):
         table = jax.image.resize(table, (1, *grid, D), 'bicubic', antialias=False)
     else:

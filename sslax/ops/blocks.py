@@ -161,7 +161,7 @@ def random_counts(
   return jnp.where(rank < n, jnp.floor(patches * (low + (rank + u[1]) / max(n, 1) * (high - low))), 0.0)
 
 
-def _sizes(grid, area, ratio) -> np.ndarray:
+def _sizes(grid: tuple[int, int], area: tuple[float, float], ratio: tuple[float, float]) -> np.ndarray:
   """[_SIZES, 2] int32: (height, width) of the block that each of the equally spaced numbers in [0, 1) gives; official formula."""
   u = np.arange(_SIZES) / _SIZES
   count = np.floor(grid[0] * grid[1] * (area[0] + u * (area[1] - area[0])))

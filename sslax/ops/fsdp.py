@@ -64,6 +64,6 @@ _gather.defvjp(
 )
 
 
-def keep_all_but_gathered(prim, *_, **__) -> bool:
+def keep_all_but_gathered(prim: Any, *_: Any, **__: Any) -> bool:
   """Policy for `jax.checkpoint`: recompute nothing but `gather`, so that whole weights do not wait for the backward pass."""
   return prim.name != 'custom_vjp_call'

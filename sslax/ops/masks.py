@@ -10,6 +10,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from sslax.ops.patches import sides
+
 KINDS = ('random', 'block', 'grid')
 TRIALS = 40  # blocks that are tried for one image
 
@@ -96,14 +98,15 @@ def block_mask(rng: jax.Array, grid: tuple[int, int], remove: int) -> jax.Array:
   return mask.reshape(-1)
 
 
-def enlarge(masked: jax.Array, grid: tuple[int, int], scale: int) -> jax.Array:
+def enlarge(masked: jax.Array, grid: tuple[int, int], scale: int | tuple[int, int]) -> jax.Array:
   """Masks of units -> masks of the patches in them, [B, h*w] -> [B, h*scale * w*scale]: SimMIM's units of 32 pixels.
 
   Args:
     masked: [B, h*w] bool.
     grid: (h, w), units.
-    scale: patches along a side of a unit.
+    scale: patches along a side of a unit; or down and to the right.
   """
   chex.assert_rank(masked, 2)
   units = masked.reshape(len(masked), *grid)
-  return units.repeat(scale, axis=1).repeat(scale, axis=2).reshape(len(masked), -1)
+  down, right = sides(scale, 2)
+  return units.repeat(down, axis=1).repeat(right, axis=2).reshape(len(masked), -1)

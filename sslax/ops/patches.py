@@ -69,7 +69,7 @@ def reconstruction(
   x: jax.Array,
   prediction: jax.Array,
   masked: jax.Array,
-  patch: int,
+  patch: int | tuple[int, ...],
   mean: tuple[float, ...] = (0.0, 0.0, 0.0),
   std: tuple[float, ...] = (1.0, 1.0, 1.0),
 ) -> dict[str, jax.Array]:
@@ -79,7 +79,7 @@ def reconstruction(
     x: [B, H, W, C] images, normalised by `mean` and `std`.
     prediction: [B, h*w, p*p*C] in the units of `x`, for every patch.
     masked: [B, h*w] bool, 1 = removed; grey in the picture.
-    patch: p, pixels.
+    patch: p, pixels; or the sides of a patch, one an axis.
     mean, std: of each channel.
 
   Returns:
@@ -101,6 +101,7 @@ def picture(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> ja
   return jnp.clip(x * jnp.array(std)[None, None, None] + jnp.array(mean)[None, None, None], 0, 1)
 
 
-def cover(image: jax.Array, masked: jax.Array, patch: int, by: float | jax.Array = 0.5) -> jax.Array:
+def cover(image: jax.Array, masked: jax.Array, patch: int | tuple[int, ...], by: float | jax.Array = 0.5) -> jax.Array:
   """`image` [B, H, W, C] with `by`, a grey or another image, in the patches where `masked` [B, h*w] bool is 1."""
-  return jnp.where(unpatchify(masked[..., None].repeat(patch * patch, -1), patch, image.shape[1:3]), by, image)
+  pixels = math.prod(sides(patch, 2))
+  return jnp.where(unpatchify(masked[..., None].repeat(pixels, -1), patch, image.shape[1:3]), by, image)

@@ -6,13 +6,15 @@ import numbers
 import re
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from sslax.errors import UserError
 from sslax.method import Facts, Setting
 
-Schedule = Callable  # step -> [] float32
+Step = int | jax.Array  # [], traced or not
+Schedule = Callable[[Step], float | jax.Array]  # step -> [] float32
 
 
 def constant(value: float) -> Schedule:
@@ -90,7 +92,7 @@ class Ramp(Setting):
   duration: str = '100%'
   steps: int = -1
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.shape not in SHAPES:
       raise ValueError(f'shape={self.shape!r} is none of {", ".join(SHAPES)}')
 
@@ -98,7 +100,7 @@ class Ramp(Setting):
     """With `steps` set; `where` as in `duration`."""
     return dataclasses.replace(self, steps=in_steps(self.duration, facts, where)) if self.steps < 0 else self
 
-  def __call__(self, step):
+  def __call__(self, step: Step) -> float | jax.Array:
     if self.steps < 0:
       raise ValueError(f'{self} has no length in steps yet: settle it first')
     if self.steps == 0:
@@ -108,7 +110,7 @@ class Ramp(Setting):
     return (cosine if self.shape == 'cosine' else linear)(self.start, self.end, self.steps)(step)
 
 
-def at(value: float | Ramp, step) -> float:
+def at(value: float | Ramp, step: Step) -> float | jax.Array:
   """The value of a hyper-parameter, a number or a `Ramp`, at `step`."""
   return value(step) if isinstance(value, Ramp) else value
 
@@ -136,28 +138,28 @@ def duration(
     UserError: not one of these forms, negative, or a unit that means nothing here.
   """
   match = re.fullmatch(r'\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(%|steps?|epochs?|examples?)?\s*', str(value).lower())
-  known = match and isinstance(value, (numbers.Integral, str))  # 'True' matches nothing
-  if not known or not math.isfinite(float(match[1])):  # '1e999' is a number to the pattern
+  known = isinstance(value, (numbers.Integral, str))  # 'True' matches nothing
+  if not match or not known or not math.isfinite(float(match[1])):  # '1e999' is a number to the pattern
     raise UserError(
       f"{where}={value!r} is no duration: write 500 (steps), '500 steps', '10 epochs', '1000000 examples' or '5%' of the run"
     )
-  unit = (match[2] or 'steps').removesuffix('s')
-  per_unit = {
+  units: dict[str, float | None] = {
     'step': 1,
     'epoch': steps_per_epoch,
     'example': batch_size and 1 / batch_size,
     '%': total_steps and total_steps / 100,
   }
-  if per_unit[unit] is None:
+  per_unit = units[(match[2] or 'steps').removesuffix('s')]
+  if per_unit is None:
     raise UserError(f'{where}={value!r}: how many steps that is cannot be known here; write it in steps')
-  steps = float(match[1]) * per_unit[unit]
+  steps = float(match[1]) * per_unit
   return max(1, round(steps)) if steps > 0 else 0
 
 
 def in_steps(value: int | str, facts: Facts, where: str = 'duration') -> int:
   """`duration` in a run; one without epochs has steps_per_epoch = 0."""
-  units = dict(batch_size=facts.batch_size, total_steps=facts.total_steps, steps_per_epoch=facts.steps_per_epoch or None)
-  return duration(value, **units, where=where)
+  epoch = facts.steps_per_epoch or None
+  return duration(value, steps_per_epoch=epoch, batch_size=facts.batch_size, total_steps=facts.total_steps, where=where)
 
 
 def _check_positive(total):

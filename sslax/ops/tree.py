@@ -23,6 +23,12 @@ def paths(tree: PyTree) -> list[str]:
   return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
+def same_structure(a: PyTree, b: PyTree) -> bool:
+  """Whether two trees have the same containers and keys, whatever their leaves are."""
+  first: Any = jax.tree.structure(a)  # jax does not say that its tree definitions can be compared
+  return first == jax.tree.structure(b)
+
+
 def map_with_path(fn: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
   """The tree of `fn(path, leaf)`."""
   return jax.tree_util.tree_map_with_path(lambda path, leaf: fn(path_name(path), leaf), tree)

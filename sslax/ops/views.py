@@ -17,7 +17,7 @@ Batch = dict[str, jax.Array]
 class Crop(NamedTuple):
   """Random-resized crops that the host cuts from the full-size image (Inception style)."""
 
-  count: int  # views of this kind
+  count: int  # type: ignore[assignment]  # views of this kind; hides tuple.count, which nobody asks a crop for
   size: int  # pixels, square
   area: tuple[float, float] = (0.08, 1.0)  # fraction of the image's area
   ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height, drawn log-uniformly
@@ -77,7 +77,7 @@ class RandomViews:
   noise: float = 0.0
   rand_augment: int = 0
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     def check(field, good, wants):
       if not good:
         raise ValueError(f'{field} must be {wants}, got {getattr(self, field)!r}')
@@ -142,7 +142,7 @@ class RandomViews:
 
   def crops(self) -> tuple[Crop, ...]:
     """What the host should cut, where it crops."""
-    return (Crop(self.count, self.size, tuple(self.area), tuple(self.ratio)),)
+    return (Crop(self.count, self.size, (self.area[0], self.area[1]), (self.ratio[0], self.ratio[1])),)
 
   def pair(self) -> 'RandomViews':
     """Two views in [0, 1] from this distribution, for evaluators: `features` normalises."""
@@ -155,7 +155,7 @@ class RandomViews:
   def _of_image(self, rng, x):
     """[H, W, 3] -> a view [S, S, 3]."""
     box_rng, flip_rng, rng = jax.random.split(rng, 3)
-    box = geometry.random_crop_box(box_rng, *x.shape[:2], self.area, self.ratio)
+    box = geometry.random_crop_box(box_rng, x.shape[0], x.shape[1], self.area, self.ratio)
     mirror = jax.random.bernoulli(flip_rng, self.flip) if self.flip else False
     x = geometry.crop_and_resize(photometric.to_float(x), box, self.size, self.interpolation, flip=mirror)
     return self._colour(rng, jnp.clip(x, 0, 1))
@@ -206,7 +206,7 @@ class TwoViews:
   first: RandomViews
   second: RandomViews
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.first.count != 1 or self.second.count != 1 or self.first.size != self.second.size:
       raise ValueError(
         f'two views need first and second with count=1 and one size, got counts {self.first.count}, {self.second.count} and '

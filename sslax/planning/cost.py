@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 from jax.extend.core import ClosedJaxpr
 from jax.interpreters import partial_eval
@@ -20,10 +21,11 @@ def flops(jaxpr: ClosedJaxpr) -> float:
   return _flops(used)
 
 
-def _flops(jaxpr) -> float:
+def _flops(jaxpr: Any) -> float:
   total = 0.0
   for eqn in jaxpr.eqns:
-    name, params, out = eqn.primitive.name, eqn.params, eqn.outvars[0].aval if eqn.outvars else None
+    name, params = eqn.primitive.name, eqn.params
+    out: Any = eqn.outvars[0].aval if eqn.outvars else None
     if name == 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
       total += 2 * out.size * math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
@@ -54,7 +56,7 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
         count, size = totals.get(found[2], (0, 0))
         totals[found[2]] = (count + times, size + times * _bytes(found[1], found[2], started=bool(found[3])))
       if loop := re.search(r' while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)', line):
-        walk(loop[2], times * _trips(line, computations.get(loop[1], ())))
+        walk(loop[2], times * _trips(line, computations.get(loop[1], [])))
       elif called := re.search(
         r' (?:fusion|call|conditional|async-start)\(.*?(?:calls|to_apply|branch_computations)=(\{.*?\}|%?[\w.\-]+)', line
       ):
@@ -67,7 +69,8 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
   """({computation: its lines}, the entry's name)."""
-  found, name, entry = {}, '', ''
+  found: dict[str, list[str]] = {}
+  name = entry = ''
   for line in hlo.splitlines():
     if head := re.match(r'(ENTRY )?%?([\w.\-]+) \(.*\{$', line):
       name = head[2]

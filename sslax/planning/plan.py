@@ -113,10 +113,10 @@ def changed(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> ml_co
   return config
 
 
-def _bytes(tree) -> int:
+def _bytes(tree: Any) -> int:
   """Bytes on one device."""
   return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * _itemsize(leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
-def _itemsize(dtype) -> int:
+def _itemsize(dtype: Any) -> int:
   return np.dtype(dtype).itemsize

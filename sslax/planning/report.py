@@ -48,8 +48,10 @@ def _changes(plan: Plan) -> str:
   return ''.join(f', {key}={value}' for key, value in plan.changes.items() if key not in ('batch_size', 'mesh.data'))
 
 
-COLUMNS = ('topology', 'batch', 'state, GiB', 'temporaries, GiB', 'of HBM', 'fits', 'GFLOP a record', 'records/s at most')
-COLUMNS += ('collectives, GiB', 'seconds')
+COLUMNS = (
+  'topology', 'batch', 'state, GiB', 'temporaries, GiB', 'of HBM', 'fits', 'GFLOP a record', 'records/s at most',
+  'collectives, GiB', 'seconds',
+)  # fmt: skip
 HEADER = f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}'
 
 

@@ -1,6 +1,6 @@
 """What would make a step fit, and the largest batch that does: a few compilations each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import ml_collections
@@ -32,7 +32,7 @@ def advise(first: Plan, compile_with: Callable[[dict[str, Any]], Plan], config: 
   def smaller(base: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from ({'microbatches': n, **base} for n in counts)
 
-  ladders = [smaller({})]
+  ladders: list[Iterable[dict[str, Any]]] = [smaller({})]
   ladders += [[remat], smaller(remat)] if remat else []
   ladders += [[split], smaller(split)] if split else []
   ladders += [[{**remat, **split}], smaller({**remat, **split})] if remat and split else []

@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
@@ -13,7 +14,7 @@ from sslax.io import atomic
 from sslax.planning.plan import Plan, plan
 from sslax.planning.report import HEADER, report, row, say
 from sslax.planning.search import advise, largest_batch
-from sslax.planning.target import GIB, target
+from sslax.planning.target import GIB, Target, target
 from sslax.planning.topology import Topology
 
 
@@ -65,7 +66,7 @@ def study(
     raise UserError('\n'.join(refused))
 
 
-def _compile(config, where, num_examples, changes) -> Plan:
+def _compile(config: ml_collections.ConfigDict, where: Target, num_examples: int, changes: dict[str, Any]) -> Plan:
   say(f'compiling for {where.name}' + ''.join(f', {key}={value}' for key, value in changes.items()))
   found = plan(config, where, num_examples, changes)
   say(f'  {"fits" if found.fits else "does not fit"}: {found.needed / GIB:.2f} GiB, {found.compile_seconds:.0f} s')

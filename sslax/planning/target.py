@@ -58,11 +58,11 @@ def target(topology: Topology | None, hbm: int | None = None) -> Target:
   )
 
 
-def _slices(devices) -> int:
+def _slices(devices: Sequence[jax.Device]) -> int:
   return len({getattr(device, 'slice_index', 0) for device in devices})
 
 
-def _hbm(device, published: int) -> int:
+def _hbm(device: jax.Device, published: int) -> int:
   """Bytes of a device that a program may take, from the refusal of one that fits nowhere: less than what is published."""
   huge = jax.ShapeDtypeStruct((2**30, 2**10), np.float32, sharding=jax.sharding.SingleDeviceSharding(device))
   try:

@@ -1,6 +1,7 @@
 """What the files of presets are made with."""
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import ml_collections
 
@@ -13,7 +14,7 @@ from sslax.spec import spec
 
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CIFAR10 = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
-Config = ml_collections.ConfigDict
+Config: TypeAlias = ml_collections.ConfigDict
 Preset = Callable[[Config], None]  # sets what differs from the base
 
 
@@ -45,6 +46,6 @@ def get_config(presets: dict[str, Preset], base: Callable[[], Config] = base_con
   return get
 
 
-def mlp(*features: int, **changes) -> Config:
+def mlp(*features: int, **changes: Any) -> Config:
   """An MLP head; see `sslax.models.mlp` for the papers'."""
   return spec(MLP, features=features, **changes)

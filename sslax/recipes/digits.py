@@ -1,5 +1,7 @@
 """Handwritten digits on two CPU cores: 1,297 images of 8x8 pixels without their labels."""
 
+from typing import Any, TypeAlias
+
 import ml_collections
 
 from sslax.models.resnet import ResNet
@@ -7,7 +9,7 @@ from sslax.ops.views import RandomViews
 from sslax.run.optim import AdamW
 from sslax.spec import spec
 
-Config = ml_collections.ConfigDict
+Config: TypeAlias = ml_collections.ConfigDict
 
 
 def digits(config: Config, *, epochs: float = 130.0, learning_rate: float = 1.5e-3) -> None:
@@ -20,12 +22,12 @@ def digits(config: Config, *, epochs: float = 130.0, learning_rate: float = 1.5e
   config.eval.probes.knn.k = 20
 
 
-def digits_encoder(**changes) -> Config:
+def digits_encoder(**changes: Any) -> Config:
   """A small ResNet for 12 pixels: D = 64."""
   return spec(ResNet, **{**dict(depth=18, stem='cifar', stages=(1, 1, 1), base=16), **changes})
 
 
-def digits_views(**changes) -> Config:
+def digits_views(**changes: Any) -> Config:
   """Views that leave a digit what it is.
 
   A digit is a shape: nothing of it may change that would make it another digit. So no flips (2 and 5, 6 and 9), and no colours,

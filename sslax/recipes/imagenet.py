@@ -1,5 +1,7 @@
 """ImageNet, and the views that several papers share."""
 
+from typing import Any, TypeAlias
+
 import ml_collections
 
 from sslax.inputs.image import Image
@@ -7,7 +9,7 @@ from sslax.ops.views import MultiCrop, RandomViews, TwoViews
 from sslax.recipes.base import IMAGENET
 from sslax.spec import spec
 
-Config = ml_collections.ConfigDict
+Config: TypeAlias = ml_collections.ConfigDict
 
 
 def imagenet(config: Config, *, batch_size: int, epochs: float) -> None:
@@ -16,7 +18,7 @@ def imagenet(config: Config, *, batch_size: int, epochs: float) -> None:
   config.batch_size, config.num_epochs = batch_size, epochs
 
 
-def photos(**changes) -> Config:
+def photos(**changes: Any) -> Config:
   """Crops are cut by the host from the full-size file; evaluation at 256 -> 224 pixels."""
   return spec(Image, **{**dict(crop_on='host', resize=256), **changes})
 
@@ -40,6 +42,6 @@ def dino_views(large: tuple[float, float], small: tuple[float, float], *, count:
   return spec(MultiCrop, large=spec(TwoViews, first=first, second=second), small=local)
 
 
-def moco_v2_views(**changes) -> Config:
+def moco_v2_views(**changes: Any) -> Config:
   """MoCo v2's and SimSiam's two views."""
   return spec(RandomViews, **{**dict(area=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), **IMAGENET), **changes})

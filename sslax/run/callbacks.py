@@ -46,6 +46,7 @@ class Log(Callback):
     return self._session.run.config.batch_size * (step - self._session.start) / (time.time() - self._running)
 
   def settled(self, step: int, values: dict[str, float], extra: dict[str, float]) -> None:
+    assert self._writer is not None, 'begin comes first'
     run = self._session.run
     if step % run.config.log.every_steps == 0 or extra or step == run.total_steps:
       self._writer.write(step, {**values, **extra})
@@ -80,7 +81,8 @@ class ProgressBar(Callback):
 
   def begin(self, session: 'Session') -> None:
     run = session.run
-    self._rows, self._shown = run.config.batch_size, {}
+    self._rows = run.config.batch_size
+    self._shown: dict[str, str] = {}
     self._bar = tqdm(
       total=run.total_steps * self._rows,
       initial=session.start * self._rows,
@@ -93,6 +95,7 @@ class ProgressBar(Callback):
     )
 
   def settled(self, step: int, values: dict[str, float], extra: dict[str, float]) -> None:
+    assert self._bar is not None, 'begin comes first'
     self._shown.update(loss=f'{values["loss"]:.4f}', **{key: f'{value:.3f}' for key, value in extra.items()})
     self._bar.set_postfix(self._shown, refresh=False)
     self._bar.update(self._rows)

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -69,7 +70,7 @@ def _leave(code: int) -> None:
   os._exit(code)
 
 
-def _run(main) -> int:
+def _run(main: Callable[[], int | None]) -> int:
   try:
     _parse(sys.argv)
     return main() or errors.DONE
@@ -198,7 +199,7 @@ def _renamed(words: list[str]) -> list[str]:
   return renamed
 
 
-def _has(config, path: str) -> bool:
+def _has(config: Any, path: str) -> bool:
   for key in path.split('.'):
     if not hasattr(config, 'keys') or key not in config:
       return False
@@ -206,7 +207,7 @@ def _has(config, path: str) -> bool:
   return True
 
 
-def _config_alone(words: list[str]):
+def _config_alone(words: list[str]) -> Any:
   """The config that --config names, without the overrides; None where there is none."""
   alone = flags.FlagValues()
   config_flags.DEFINE_config_file('config', None, '', lock_config=True, flag_values=alone)
@@ -236,7 +237,7 @@ def _flag_names():
   ]
 
 
-def _unknown_key(argv, error) -> str:
+def _unknown_key(argv: list[str], error: Exception) -> str:
   """ml_collections says only the last part of a path that does not exist; find which override it was and what is near."""
   from sslax.run.config import flat
 

@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -72,7 +73,7 @@ def detect(environ: Mapping[str, str], *, coordinator: str = '', count: int = 0,
   return found
 
 
-def _open_mpi(environ) -> Cluster | None:
+def _open_mpi(environ: Mapping[str, str]) -> Cluster | None:
   """mpirun. Up to Open MPI 4 it says where it runs itself, and rank 0 is there; since 5 it does not."""
   count = _number(environ, 'OMPI_COMM_WORLD_SIZE', 1)
   if count == 1:
@@ -84,7 +85,7 @@ def _open_mpi(environ) -> Cluster | None:
   return Cluster(coordinator, count, index, _devices(environ, local, shared), 0, 'Open MPI')
 
 
-def _slurm(environ) -> Cluster | None:
+def _slurm(environ: Mapping[str, str]) -> Cluster | None:
   """srun. A batch script, or a shell on a node of a job, has some of the variables (jax#30073): there, this process is alone."""
   job, nodes = environ.get('SLURM_JOB_ID', ''), environ.get('SLURM_STEP_NODELIST', '')
   count = _number(environ, 'SLURM_STEP_NUM_TASKS', 1)  # SLURM_NTASKS is what the job asked for, in an interactive shell, too
@@ -95,7 +96,7 @@ def _slurm(environ) -> Cluster | None:
   first = re.match(r'([^,\[]+)(?:\[(\w+))?', nodes)  # node001,x1 or node[001-004,7]
   hosts, local = _number(environ, 'SLURM_STEP_NUM_NODES', 1), _number(environ, 'SLURM_LOCALID', 0)
   return Cluster(
-    f'{first[1]}{first[2] or ""}:{_port(_number(environ, "SLURM_JOB_ID", 0))}',
+    f'{first[1] + (first[2] or "") if first else nodes}:{_port(_number(environ, "SLURM_JOB_ID", 0))}',
     count,
     _number(environ, 'SLURM_PROCID', -1),
     _devices(environ, local, shared=count > hosts),
@@ -104,7 +105,7 @@ def _slurm(environ) -> Cluster | None:
   )
 
 
-def _devices(environ, local: int, shared: bool) -> tuple[int, ...] | None:
+def _devices(environ: Mapping[str, str], local: int, shared: bool) -> tuple[int, ...] | None:
   """One device for each of several processes of a machine, unless the scheduler shows each its own already."""
   alone = ',' not in environ.get('CUDA_VISIBLE_DEVICES', ',')
   return (local,) if shared and local >= 0 and not alone else None
@@ -114,7 +115,7 @@ def _port(job: int) -> int:
   return 65536 - 2**12 + job % 2**12  # in the ephemeral range, and the same for all processes of a job
 
 
-def _number(environ, name: str, default: int) -> int:
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
   try:
     return int(environ.get(name) or default)
   except ValueError:
@@ -158,7 +159,7 @@ def join(*, coordinator: str = '', count: int = 0, index: int = -1) -> None:
   )
 
 
-def _initialize(**arguments) -> None:
+def _initialize(**arguments: Any) -> None:
   # gRPC and requests would ask the HTTP proxy even for the other hosts and for a pod's metadata server.
   proxies = {name: os.environ.pop(name) for name in [*os.environ] if name.lower().endswith('_proxy')}
   try:
@@ -176,7 +177,7 @@ def _is_loopback(host: str) -> bool:
     return False
 
 
-def _maybe_tpu_pod(environ) -> bool:
+def _maybe_tpu_pod(environ: Mapping[str, str]) -> bool:
   """GKE names the hosts in a variable; on other TPU machines only Google's metadata server knows."""
   hosts = environ.get('TPU_PROCESS_ADDRESSES') or environ.get('TPU_WORKER_HOSTNAMES')
   if hosts:
@@ -184,7 +185,7 @@ def _maybe_tpu_pod(environ) -> bool:
   return 'TPU_SKIP_MDS_QUERY' not in environ  # jax sets it on import where there is no TPU
 
 
-def _join_tpu_pod(limits, count: int) -> None:
+def _join_tpu_pod(limits: dict[str, int], count: int) -> None:
   """Joins the hosts that jax finds; where it finds none, this one is alone, or has failed where there are others."""
   try:
     _initialize(**limits)

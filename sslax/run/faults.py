@@ -6,7 +6,7 @@ import pathlib
 import signal
 import threading
 import time
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -24,13 +24,13 @@ class StopRequest:
     self._handed_on = False
     self._old = {}
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     if threading.current_thread() is threading.main_thread():  # Python takes handlers in the main thread only (notebooks: none)
       for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         self._old[number] = signal.signal(number, self._handle)
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     for number, old in self._old.items():
       signal.signal(number, old)
 
@@ -61,7 +61,9 @@ def barrier(name: str, seconds: float = 3600.0) -> None:
   if jax.process_count() > 1:
     from jax._src import distributed  # the coordinator's client has no public name
 
-    distributed.global_state.client.wait_at_barrier(f'sslax {name}', int(1000 * seconds))
+    client = distributed.global_state.client
+    assert client is not None, 'what joined the processes'
+    client.wait_at_barrier(f'sslax {name}', int(1000 * seconds))
 
 
 class Status:

@@ -16,7 +16,7 @@ import difflib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from sslax.ops import tree
 from sslax.run.checkpoint import Reader, Vanished
 
 PyTree = Any
+Shapes = Mapping[str, jax.ShapeDtypeStruct]  # path -> leaf
 
 ENCODER = 'params/encoder'
 WEIGHTS = ('.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.tar', '.th')  # the importer refuses all but the first, and says why
@@ -45,7 +46,7 @@ class Graft:
   leaves: tuple[str, ...]  # paths of all leaves that it replaces
   read: Callable[[Mapping[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]  # {path: where to live} -> {path: values}
 
-  def __str__(self):
+  def __str__(self) -> str:
     return f'{" and ".join(self.targets)} from {self.source} ({len(self.leaves)} leaves)'
 
 
@@ -92,7 +93,8 @@ def apply(grafts: tuple[Graft, ...], state: PyTree) -> PyTree:
   Raises:
     UserError: a source has gone since it was planned, or is damaged.
   """
-  leaves, values = _leaves(state), {}
+  leaves = _leaves(state)
+  values: dict[str, jax.Array] = {}
   for graft in grafts:
     values |= graft.read(
       {p: jax.ShapeDtypeStruct(leaves[p].shape, leaves[p].dtype, sharding=leaves[p].sharding) for p in graft.leaves}
@@ -100,9 +102,10 @@ def apply(grafts: tuple[Graft, ...], state: PyTree) -> PyTree:
   return tree.map_with_path(lambda path, leaf: values.get(path, leaf), state)
 
 
-def _plan(entry, state, shapes, where) -> Graft:
+def _plan(entry: str, state: PyTree, shapes: Shapes, where: str) -> Graft:
   to, equals, source = entry.partition('=')
-  if not equals or os.path.exists(os.path.expanduser(_SOURCE.fullmatch(entry)['place'])):  # a workdir may be named lr=0.1
+  whole = _SOURCE.fullmatch(entry)
+  if not equals or (whole and os.path.exists(os.path.expanduser(whole['place']))):  # a workdir may be named lr=0.1
     to, source = 'encoder', entry
   found = _SOURCE.fullmatch(source)
   if not found or not to:
@@ -122,12 +125,12 @@ def _plan(entry, state, shapes, where) -> Graft:
   return _from_run(place, found['step'], to, part.strip('/'), shapes, about)
 
 
-def _from_run(place, step, to, part, shapes, about) -> Graft:
+def _from_run(place: str, step: str | None, to: str, part: str, shapes: Shapes, about: str) -> Graft:
   reader = Reader(place)
-  step = _agreed(_step(reader, place, step, about))
+  chosen = _agreed(_step(reader, place, step, about))
   with _still_there(about):
-    saved = reader.leaves(step)
-  source = f'{place}, step {step}'
+    saved = reader.leaves(chosen)
+  source = f'{place}, step {chosen}'
   pairs = {to: part or to}
   if to == 'encoder':
     pairs = {ENCODER: ENCODER, **dict(zip(_stats(shapes), _stats(saved) or ['memory/stats/encoder'], strict=False))}
@@ -147,8 +150,8 @@ def _from_run(place, step, to, part, shapes, about) -> Graft:
 
   def read(targets):
     nested = traverse_util.unflatten_dict({tuple(of[path].split('/')): target for path, target in targets.items()})
-    with _still_there(about), reader.pin(step):
-      restored = traverse_util.flatten_dict(reader.restore(nested, step, partial=True), sep='/')
+    with _still_there(about), reader.pin(chosen):
+      restored = traverse_util.flatten_dict(reader.restore(nested, chosen, partial=True), sep='/')
     return {path: restored[of[path]] for path in targets}
 
   return Graft(source, tuple(pairs), tuple(of), read)
@@ -183,7 +186,7 @@ def _agreed(step: int) -> int:
   return int(multihost_utils.broadcast_one_to_all(np.int32(step)))
 
 
-def _from_weights(place, prefix, shapes, about) -> Graft:
+def _from_weights(place: str, prefix: str, shapes: Shapes, about: str) -> Graft:
   stats_at = _stats(shapes)
   params, stats = (_subtree(shapes, at) if at else {} for at in (ENCODER, stats_at[0] if stats_at else ''))
   state = import_torch.load(place)
@@ -197,16 +200,16 @@ def _from_weights(place, prefix, shapes, about) -> Graft:
   }
 
   def read(targets):
-    # A copy that jax alone holds: on CPU it would take the memory as it is, and the first step gives it away.
-    return {
-      path: jax.make_array_from_callback(t.shape, t.sharding, lambda index, x=values[path]: np.array(x[index]))
-      for path, t in targets.items()
-    }
+    def copied(path, target):
+      # A copy that jax alone holds: on CPU it would take the memory as it is, and the first step gives it away.
+      return jax.make_array_from_callback(target.shape, target.sharding, lambda index: np.array(values[path][index]))
+
+    return {path: copied(path, target) for path, target in targets.items()}
 
   return Graft(place, tuple(parts), tuple(values), read)
 
 
-def _leaves(state) -> dict[str, Any]:
+def _leaves(state: PyTree) -> dict[str, Any]:
   return dict(zip(tree.paths(state), jax.tree.leaves(state), strict=True))
 
 
@@ -215,7 +218,7 @@ def _subtree(shapes, at):
   return traverse_util.unflatten_dict({tuple(p[len(at) + 1 :].split('/')): leaf for p, leaf in shapes.items() if _inside(p, at)})
 
 
-def _stats(paths) -> list[str]:
+def _stats(paths: Iterable[str]) -> list[str]:
   """Where the running statistics of the encoder are: [] or one place."""
   return sorted({where for where in map(encoder_stats, paths) if where})
 

@@ -1,6 +1,6 @@
 """Named warnings of a run that is finite and learns nothing: a collapse shows in the metrics, not in the loss."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 STD = 0.1  # of `embedding_std`: 1 is healthy, 0 is collapsed
@@ -48,7 +48,7 @@ RULES = (
 class Health:
   """Watches the metrics of every step; `warnings` is what status.json holds: [{'name', 'step', 'value'}], never cleared."""
 
-  def __init__(self, warnings: list[dict[str, Any]] = ()):
+  def __init__(self, warnings: Sequence[dict[str, Any]] = ()):
     """warnings: those that the run has raised before it was resumed."""
     self.warnings = list(warnings)
     self._below = {rule.name: 0 for rule in RULES}  # steps in a row

@@ -34,7 +34,7 @@ class Run:
   inputs: dict[str, Input]
   tx: optax.GradientTransformation
   learning_rate: Callable[[int], float]
-  source: Source | None  # None: only shapes are wanted
+  opened: Source | None  # the training set; None: only shapes are wanted
   mesh: jax.sharding.Mesh
   facts: Facts
   abstract_state: TrainState  # shapes, dtypes and where they live
@@ -43,6 +43,17 @@ class Run:
   microbatched: bool  # whether its networks run in pieces, where the config asks for it
   records: str = ''  # what the data looks like, for the summary
   grafts: tuple[graft.Graft, ...] = ()  # what a fresh state takes from elsewhere
+
+  @property
+  def source(self) -> Source:
+    """The training set.
+
+    Raises:
+      ValueError: this is a run of `prepare_shapes`, without data.
+    """
+    if self.opened is None:
+      raise ValueError('a run of prepare_shapes has no data')
+    return self.opened
 
   @property
   def total_steps(self) -> int:
@@ -55,12 +66,12 @@ class Run:
   def state_sharding(self) -> PyTree:
     return jax.tree.map(lambda a: a.sharding, self.abstract_state)
 
-  def step(self):
+  def step(self) -> jax.stages.Wrapped:
     """The training step of this run, jitted: (state, batch) -> (state, metrics)."""
     rows = sharding.batch_sharding(self.mesh)
     return jit_step(self.method, self.tx, self.config.seed, self.state_sharding(), rows, self.config.microbatches)
 
-  def lower(self):
+  def lower(self) -> jax.stages.Lowered:
     """The step, traced for this mesh and not compiled yet."""
     return self.step().lower(self.abstract_state, self.abstract_batch)
 
@@ -96,7 +107,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | None = No
   if config.data.test:  # a missing test set should not be found out after the training
     open_source(config.data.test)
   run = _with_shapes(config, method, mesh, configs.facts(config, len(source), source.num_classes))
-  run = dataclasses.replace(run, source=source, records=records)
+  run = dataclasses.replace(run, opened=source, records=records)
   if workdir is not None and Reader(workdir).steps():
     return run
   return dataclasses.replace(run, grafts=graft.plan(config.graft, run.method, run.abstract_state))
@@ -116,13 +127,13 @@ def assumed_facts(config: ml_collections.ConfigDict, num_records: int) -> Facts:
   return configs.facts(config, num_records, build_method(config).label_classes or 1000)
 
 
-def _with_shapes(config, method, mesh, facts) -> Run:
+def _with_shapes(config: ml_collections.ConfigDict, method: Method, mesh: jax.sharding.Mesh, facts: Facts) -> Run:
   checked = contract.check(method, facts, microbatches=config.microbatches)
   groups = net.groups(checked.method.modules, checked.params)
   optimizer = build(config.optim, 'config.optim')
   tx, learning_rate = optimizer.build(facts, checked.params, groups)
   # What init_state makes, without tracing the networks again.
-  step = jax.ShapeDtypeStruct((), np.int32)
+  step: Any = jax.ShapeDtypeStruct((), np.int32)
   abstract = TrainState(step, checked.params, checked.memory, jax.eval_shape(tx.init, checked.params))
   abstract = sharding.with_sharding(abstract, sharding.state_sharding(mesh, abstract, groups))
   rows = sharding.batch_sharding(mesh)
@@ -133,7 +144,7 @@ def _with_shapes(config, method, mesh, facts) -> Run:
     inputs=checked.inputs,
     tx=tx,
     learning_rate=learning_rate,
-    source=None,
+    opened=None,
     mesh=mesh,
     facts=facts,
     abstract_state=abstract,

@@ -61,14 +61,14 @@ class Session:
       # The end of process 0 is that of all.
       linger=LINGER if jax.process_index() or jax.process_count() == 1 else 2 * LINGER,
     )
-    self.state: TrainState | None = None
+    self.state: TrainState  # from `restore` on
     self.start, self.compile_seconds, self._restored, self._made = 0, 0.0, False, time.time()
     self._batches: pipeline.Batches | None = None
     self._pending: tuple[int, dict[str, jax.Array], dict[str, float]] | None = None  # of the step that was dispatched last
 
   def newest(self) -> int | None:
     """The step of the newest checkpoint that is whole."""
-    return (self._checkpointer.steps() or [None])[-1]
+    return max(self._checkpointer.steps(), default=None)
 
   @property
   def stalled(self) -> bool:
@@ -116,6 +116,7 @@ class Session:
       Diverged: see `settle`.
       UserError: too many bad records.
     """
+    assert self._batches is not None, 'restore comes first'
     batch = next(self._batches)
     self._bad.update(batch.pop('wanted'), batch['index'])
     self.state, metrics = self._compiled(self.state, sharding.global_batch(batch, self._rows))
@@ -198,6 +199,7 @@ class Session:
 def train_batches(run: Run, start_step: int) -> pipeline.Batches:
   """This process's part of the batches from `start_step` on."""
   data = run.config.data
+  caches: dict[str, bool | str] = {'on': True, 'off': False, 'auto': 'auto'}
   return pipeline.train_batches(
     run.source,
     run.inputs,
@@ -209,12 +211,12 @@ def train_batches(run: Run, start_step: int) -> pipeline.Batches:
     threads=data.threads,
     workers=data.workers,
     prefetch=data.prefetch,
-    cache={'on': True, 'off': False, 'auto': 'auto'}[data.cache],
+    cache=caches[data.cache],
   )
 
 
 def _zeros(abstract_batch):
-  return {
-    key: jax.make_array_from_callback(a.shape, a.sharding, lambda place, a=a: np.zeros(a.shape, a.dtype)[place])
-    for key, a in abstract_batch.items()
-  }
+  def zeros(a):
+    return jax.make_array_from_callback(a.shape, a.sharding, lambda place: np.zeros(a.shape, a.dtype)[place])
+
+  return {key: zeros(a) for key, a in abstract_batch.items()}

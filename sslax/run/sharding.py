@@ -51,7 +51,7 @@ def order(devices: Sequence[jax.Device], data: int, fsdp: int, slices: int) -> n
   fsdp, which talks in every layer, stays inside a slice; data, which talks once a step, crosses slices. Devices that know of no
   slice, to rehearse several, are taken in their order.
   """
-  options = dict(devices=devices, allow_split_physical_axes=True)  # a 4x4 torus makes a mesh of 2x8, too
+  options: dict[str, Any] = dict(devices=devices, allow_split_physical_axes=True)  # a 4x4 torus makes a mesh of 2x8, too
   if slices == 1 or not hasattr(devices[0], 'slice_index'):
     return mesh_utils.create_device_mesh((data, fsdp), **options)
   return mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), **options)

@@ -62,7 +62,7 @@ class Watchdog:
       if self._waited >= self._limit:
         self._end(f'no progress for {self._waited:.0f} s after {self._steps} steps')
 
-  def _end(self, why: str):
+  def _end(self, why: str) -> None:
     self.stalled = True
     report = threading.Thread(target=self._report, args=(why,), daemon=True)
     report.start()
@@ -71,7 +71,7 @@ class Watchdog:
     if not self._closed.wait(self._linger):  # it moved after all, and the run has ended by itself
       os._exit(STALLED)
 
-  def _report(self, why: str):
+  def _report(self, why: str) -> None:
     with contextlib.suppress(Exception), self._path.open('a', encoding='utf-8') as file:
       file.write(f'{time.strftime("%Y-%m-%dT%H:%M:%S%z")} process {os.getpid()}: {why}\n')
       file.flush()

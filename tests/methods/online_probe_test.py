@@ -50,3 +50,9 @@ def test_wrappers_nest_and_declare_what_the_inner_one_does():
 def test_data_without_labels_is_refused():
   with pytest.raises(UserError, match='labels'):
     OnlineProbe(inner=tiny_byol(), num_classes=4).views(jax.random.key(0), {'image': tiny_batch()['image']})
+
+
+def test_before_the_run_is_known_it_is_for_any_number_of_classes():
+  """`plan` asks so, of a run whose data is not here."""
+  assert OnlineProbe(inner=tiny_byol()).label_classes == 0
+  assert OnlineProbe(inner=tiny_byol(), num_classes=4).label_classes == 4

@@ -78,3 +78,4 @@ def test_enlarge():
   units = np.array([[1, 0, 0, 0, 1, 1]], bool)  # 2 x 3
   expected = [[1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]]
   np.testing.assert_array_equal(enlarge(units, (2, 3), 2).reshape(4, 6), expected)
+  np.testing.assert_array_equal(enlarge(units, (2, 3), (2, 1)).reshape(4, 3), np.repeat(units.reshape(2, 3), 2, axis=0))

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -51,19 +52,19 @@ class Digits:
     self._images, self._labels, self._index = images[index], labels[index], index
     self.classes, self.num_classes = tuple('0123456789'), 10
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self._labels)
 
-  def labels(self):
+  def labels(self) -> np.ndarray:
     return self._labels
 
-  def read(self, i):
+  def read(self, i: int) -> dict[str, Any]:
     label = int(self._labels[i])
     record = {'image': self._images[i], 'label': label}
     names = (WORDS[label], str(label))
     return record | {'text': [form.format(name) for form in CAPTIONS for name in names]} if self._captioned else record
 
-  def where(self, i):
+  def where(self, i: int) -> str:
     return f'digits image {self._index[i]}'
 
 

@@ -1,6 +1,7 @@
 """folder: files in the folders of their classes."""
 
 import collections
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -39,15 +40,15 @@ class Folder:
       told = ', '.join(f'{counts[medium]} {record.PLURALS[medium]}' for medium in record.SUFFIXES if medium in counts)
       logging.warning('%s holds %s: a record is one of them', root, told)
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self._names)
 
   def labels(self) -> np.ndarray | None:
     return self._labels
 
-  def read(self, i):
+  def read(self, i: int) -> dict[str, Any]:
     found = {record.medium_of_file(self._names[i]): files.read(self.where(i))[0]}
     return found if self._labels is None else found | {'label': int(self._labels[i])}
 
-  def where(self, i):
+  def where(self, i: int) -> str:
     return f'{self._root.rstrip("/")}/{self._names[i]}'

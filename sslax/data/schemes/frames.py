@@ -4,7 +4,7 @@ import collections
 import os
 import re
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from absl import logging
@@ -33,7 +33,7 @@ class Frames(Sequence[bytes]):
   def __getitem__(self, i: int) -> bytes: ...
   @overload
   def __getitem__(self, i: slice) -> 'Frames': ...
-  def __getitem__(self, i):
+  def __getitem__(self, i: int | slice) -> 'bytes | Frames':
     if isinstance(i, slice):
       return Frames(self._folder, self._names[i])
     return files.read(f'{self._folder}/{self._names[i]}')[0]
@@ -69,17 +69,17 @@ class Clips:
     self._frames = [tuple(sorted(images[name], key=_natural)) for name in self._names]
     self.num_classes = len(self.classes)
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self._names)
 
   def labels(self) -> np.ndarray | None:
     return self._labels
 
-  def read(self, i):
+  def read(self, i: int) -> dict[str, Any]:
     found = {'video': Frames(self.where(i), self._frames[i])}
     return found if self._labels is None else found | {'label': int(self._labels[i])}
 
-  def where(self, i):
+  def where(self, i: int) -> str:
     return f'{self._root}/{self._names[i]}'.rstrip('/')
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 
@@ -50,28 +51,28 @@ class Tar:
     spans = {part: span for part, span in spans.items() if (span[:, 1] >= 0).any()}
     self._parts, self._spans = tuple(spans), np.stack(list(spans.values()), 1)  # [N, part, (offset, size)]
     label = np.concatenate([shard['label'] for shard in shards])
-    self.classes = ()
+    self.classes: tuple[str, ...] = ()
     if field:
       label, self.classes = _classes(label)
     self._label = label.astype(np.int64)
     self.num_classes = len(self.classes) or int(self._label.max()) + 1
 
-  def __len__(self):
+  def __len__(self) -> int:
     return int(self._stops[-1])
 
-  def labels(self):
+  def labels(self) -> np.ndarray:
     return self._label
 
-  def read(self, i):
-    spans = {part: tuple(map(int, span)) for part, span in zip(self._parts, self._spans[i], strict=True) if span[1] >= 0}
+  def read(self, i: int) -> dict[str, Any]:
+    spans = {part: (int(span[0]), int(span[1])) for part, span in zip(self._parts, self._spans[i], strict=True) if span[1] >= 0}
     parts = dict(zip(spans, files.read(self._paths[self._shard(i)], list(spans.values())), strict=True))
-    found = {part: data for part, data in parts.items() if part in record.SUFFIXES or part in self._fields}
+    found: dict[str, Any] = {k: data for k, data in parts.items() if k in record.SUFFIXES or k in self._fields}
     if self._label[i] >= 0:
       found['label'] = int(self._label[i])
     text = _text(parts.get('txt'), parts.get('json'))
     return found if text is None else found | {'text': text}
 
-  def where(self, i):
+  def where(self, i: int) -> str:
     return f'{self._paths[self._shard(i)]}::{self._key[i].decode(errors="replace")}.{self._suffix[i].decode(errors="replace")}'
 
   def _shard(self, i):

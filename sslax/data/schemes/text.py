@@ -1,6 +1,7 @@
 """text: plain text, in pieces."""
 
 import concurrent.futures
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,8 @@ class Text:
   """
 
   def __init__(self, paths: list[str], size: int):
-    self.classes, self.num_classes = (), 0
+    self.classes: tuple[str, ...] = ()
+    self.num_classes = 0
     self._paths, self._size = paths, size
     with concurrent.futures.ThreadPoolExecutor(16) as pool:  # remote files are slow to answer
       self._lengths = list(pool.map(files.size, paths))
@@ -33,10 +35,10 @@ class Text:
     if not len(self):
       raise UserError(f'{paths[0]!r}{f" and {len(paths) - 1} more" if len(paths) > 1 else ""}: no text, the files are empty')
 
-  def __len__(self):
+  def __len__(self) -> int:
     return int(self._stops[-1])
 
-  def read(self, i):
+  def read(self, i: int) -> dict[str, Any]:
     f, start = self._place(i)
     length = self._lengths[f]
     stop = min(start + self._size, length)
@@ -46,7 +48,7 @@ class Text:
       raise OSError(f'{self._paths[f]} has become shorter than {length} bytes')
     return {'text': data[_cut(data, start - first) : _cut(data, stop - first)]}
 
-  def where(self, i):
+  def where(self, i: int) -> str:
     """The multiple of the size, up to 3 bytes behind the cut: to find the cut, the file would have to be read."""
     f, start = self._place(i)
     return f'{self._paths[f]} byte {start}'

@@ -1,6 +1,7 @@
 """Grouped bars."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def bars(
       if (e > 0).any():
         axes.errorbar(x[e > 0], y[e > 0], e[e > 0], fmt='none', ecolor='#1f2328', elinewidth=1, capsize=3)
       if len(groups) * len(series) <= 24:
-        style = {'ha': 'center', 'fontsize': 8, 'color': '#57606a', 'textcoords': 'offset points'}
+        style: dict[str, Any] = {'ha': 'center', 'fontsize': 8, 'color': '#57606a', 'textcoords': 'offset points'}
         for a, b, c in zip(x, y, e, strict=True):
           if np.isfinite(b):
             up = 1 if b >= 0 else -1

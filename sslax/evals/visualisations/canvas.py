@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from sslax.errors import UserError
 from sslax.evals.visualisations.text import printable
@@ -47,9 +47,9 @@ def figure(width: float, height: float) -> Iterator[tuple['Figure', 'Axes']]:
   from matplotlib.figure import Figure
 
   with matplotlib.rc_context(_STYLE):
-    made = Figure((width, height), dpi=120, layout='constrained')
+    made = Figure((width, height), dpi=120)
     FigureCanvasAgg(made)
-    made.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # inches: nothing touches the edge
+    made.set_layout_engine('constrained', w_pad=0.1, h_pad=0.06)  # inches: nothing touches the edge
     yield made, made.add_subplot()
 
 
@@ -83,6 +83,12 @@ def legend(figure: 'Figure', axes: 'Axes', names: Sequence[str], **place: Any) -
     text.set_parse_math(False)
 
 
+@overload
+def save(figure: 'Figure', kind: Literal['svg']) -> str: ...
+@overload
+def save(figure: 'Figure', kind: Literal['png']) -> bytes: ...
+@overload
+def save(figure: 'Figure', kind: str) -> str | bytes: ...
 def save(figure: 'Figure', kind: str) -> str | bytes:
   """SVG text or PNG bytes, the same for the same picture.
 

@@ -1,6 +1,7 @@
 """Curves over steps."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,9 +9,11 @@ from sslax.errors import UserError
 from sslax.evals.visualisations.canvas import annotate, figure, legend, save
 from sslax.evals.visualisations.colours import DASHES, PALETTE
 
+Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
+
 
 def curves(
-  series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+  series: Mapping[str, Curve],
   xlabel: str = 'step',
   ylabel: str = '',
   title: str = '',
@@ -38,8 +41,8 @@ def curves(
 
   with figure(7.2, 3.8) as (page, axes):
     names, widest, ends = [], 0, []
-    for i, (name, (x, y)) in enumerate(series.items()):
-      x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    for i, (name, points) in enumerate(series.items()):
+      x, y = (np.asarray(values, np.float64) for values in points)
       if x.shape != y.shape or x.ndim != 1:
         raise UserError(f"curves: '{name}' has {x.size} x and {y.size} y: they must be two lists of one length.")
       good = np.isfinite(x) & np.isfinite(y) & ((y > 0) | (not log_y))
@@ -48,7 +51,7 @@ def curves(
       x, y = x[good][order], y[good][order]
       ends += [*x[:1], *x[-1:]]
       width = int(smooth * len(y)) | 1  # odd: centred
-      style = {'color': PALETTE[i % len(PALETTE)], 'linestyle': DASHES[i // len(PALETTE) % len(DASHES)]}
+      style: dict[str, Any] = {'color': PALETTE[i % len(PALETTE)], 'linestyle': DASHES[i // len(PALETTE) % len(DASHES)]}
       if width >= 3:
         widest = max(widest, width)
         axes.plot(*thin(x, y), color=style['color'], linewidth=0.8, alpha=0.3)
@@ -82,8 +85,8 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = 2000) -> tuple[np.ndarray, np
   keep = [0, len(x) - 1]
   for a, b in zip(edges[:-1], edges[1:], strict=True):
     keep += [a + y[a:b].argmin(), a + y[a:b].argmax()]
-  keep = np.unique(keep)
-  return x[keep], y[keep]
+  kept = np.unique(keep)
+  return x[kept], y[kept]
 
 
 def running_mean(y: np.ndarray, width: int) -> np.ndarray:

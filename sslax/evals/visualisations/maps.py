@@ -1,6 +1,7 @@
 """Maps of features in two dimensions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,7 @@ def feature_map(
     keep = np.sort(np.random.default_rng(seed).choice(len(x), max_points, replace=False))
     x, y = x[keep], y[keep]
   d = x.shape[1]
+  labels: Sequence[str]
   z, share = _pca(x, 50 if method == 'tsne' else 2)
   if method == 'tsne' and len(x) >= 5 and z.any():
     z = _tsne(z, seed)
@@ -60,16 +62,16 @@ def feature_map(
 
   with figure(8.6, 5.4) as (page, axes):
     if (y < 0).any():
-      axes.scatter(*z[y < 0, :2].T, s=10, c='#b8bfc6', marker='.', linewidths=0, label='-')
+      axes.scatter(z[y < 0, 0], z[y < 0, 1], s=10, c='#b8bfc6', marker='.', linewidths=0, label='-')
     if len(present) <= 20:
       names = ['unlabelled'] * bool((y < 0).any())
       for i, c in enumerate(present):
-        style = {'c': PALETTE[i % len(PALETTE)], 'marker': MARKERS[i // len(PALETTE)]}
-        axes.scatter(*z[y == c, :2].T, s=18, alpha=0.75, linewidths=0, label='-', **style)
+        style: dict[str, Any] = {'c': PALETTE[i % len(PALETTE)], 'marker': MARKERS[i // len(PALETTE)]}
+        axes.scatter(z[y == c, 0], z[y == c, 1], s=18, alpha=0.75, linewidths=0, label='-', **style)
         names.append(shorten(class_name(classes, c), font(13), 190))
       legend(page, axes, names, loc='outside right upper', markerscale=1.6)
     else:
-      points = axes.scatter(*z[y >= 0, :2].T, s=18, c=y[y >= 0], cmap='viridis', alpha=0.75, linewidths=0)
+      points = axes.scatter(z[y >= 0, 0], z[y >= 0, 1], s=18, c=y[y >= 0], cmap='viridis', alpha=0.75, linewidths=0)
       page.colorbar(points, label='class number', shrink=0.7).outline.set_visible(False)
     axes.set_title(title)
     axes.set_xlabel(labels[0])

@@ -134,7 +134,7 @@ def _width(column, cells):
   return max([_MOST, *(cell.width for row in cells for cell in row if not isinstance(cell, str))])
 
 
-def _with_texts_drawn(row, widths) -> list[Image.Image]:
+def _with_texts_drawn(row: Sequence[str | Image.Image], widths: Sequence[int]) -> list[Image.Image]:
   """A row of cells, its texts as images."""
   height = max((cell.height for cell in row if not isinstance(cell, str)), default=0)
   return [text_cell(cell, w, height or None) if isinstance(cell, str) else cell for cell, w in zip(row, widths, strict=False)]

@@ -62,7 +62,7 @@ def wrap(text: Any, face: ImageFont.FreeTypeFont, width: float, most: int) -> li
   return lines
 
 
-def _lines(text, face, width) -> Iterator[str]:
+def _lines(text: Any, face: ImageFont.FreeTypeFont, width: float) -> Iterator[str]:
   for paragraph in printable(text).splitlines():
     line = ''
     for word in paragraph.split():

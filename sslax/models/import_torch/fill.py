@@ -14,6 +14,8 @@ from sslax.io import extras
 from sslax.models.positions import sincos
 
 PyTree = Any
+Take = Callable[[str], np.ndarray]  # the array of this name
+Rule = Callable[[tuple[str, ...], Take], np.ndarray]  # path of a parameter -> what it is
 
 _CONVERT = """where PyTorch is at hand, convert it with
   python -c "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); \\
@@ -47,7 +49,14 @@ def kernel(path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
   return np.moveaxis(x, (0, 1), (-1, -2)) if path[-1] == 'kernel' else x
 
 
-def fill(template: PyTree, state: Mapping[str, np.ndarray], rule: Callable, prefix, ignore, tables=()) -> PyTree:
+def fill(
+  template: PyTree,
+  state: Mapping[str, np.ndarray],
+  rule: Rule,
+  prefix: str | tuple[str, ...],
+  ignore: tuple[str, ...],
+  tables: tuple[str, ...] = (),
+) -> PyTree:
   """`template` with rule(path, take) at each leaf, where take(name) is an entry of `state`; every entry must be taken.
 
   `tables` names sin-cos positions [1, 1 + T, D] with a row of zeros in front: if they are there they must be what we compute.

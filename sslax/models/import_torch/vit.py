@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sslax.models.import_torch.fill import fill, kernel
+from sslax.models.import_torch.fill import Rule, fill, kernel
 
 PyTree = Any
 
@@ -20,7 +20,7 @@ def vit(
   return fill(params, state, rule_of(params), prefix, ignore)
 
 
-def rule_of(params):
+def rule_of(params: PyTree) -> Rule:
   """The rule of `fill` for a `ViT`, looped or scanned, and timm's names."""
   top = {
     ('cls',): 'cls_token',

@@ -185,10 +185,12 @@ class Integrity:
     """Orbax asks for one to be there."""
     raise NotImplementedError('read with integrity.read')
 
-  def _write(self, folder: epath.Path):
+  def _write(self, folder: epath.Path) -> None:
     pieces = [(path, region, x) for path, parts in self._host.items() for region, x in parts.items()]
     digests = _parallel(lambda p: _sha256(p[2]), pieces)
-    leaves = {'/'.join(p): {'shape': shape, 'dtype': dtype, 'sha256': {}} for p, (shape, dtype) in self._kinds.items()}
+    leaves: dict[str, dict[str, Any]] = {
+      '/'.join(p): {'shape': shape, 'dtype': dtype, 'sha256': {}} for p, (shape, dtype) in self._kinds.items()
+    }
     for (path, region, _), sha256 in zip(pieces, digests, strict=True):
       leaves['/'.join(path)]['sha256'][region] = sha256
     body = json.loads(json.dumps({**self._head, 'leaves': leaves}))

@@ -138,7 +138,7 @@ def load(folder: epath.Path, abstract_state: PyTree, partial: bool = False) -> P
   return jax.tree.unflatten(treedef, list(leaves.values()))
 
 
-def _compare(folder: epath.Path, wanted: Mapping[tuple[str, ...], Any], table: dict[str, Any], partial: bool):
+def _compare(folder: epath.Path, wanted: Mapping[tuple[str, ...], Any], table: dict[str, Any], partial: bool) -> None:
   """Raises UserError naming the first paths at which the checkpoint is not what the caller wants."""
   here = {name: integrity.kind(leaf['shape'], leaf['dtype']) for name, leaf in table['leaves'].items()}
   want = {'/'.join(path): integrity.kind(leaf.shape, leaf.dtype) for path, leaf in wanted.items()}

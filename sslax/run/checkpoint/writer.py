@@ -173,7 +173,7 @@ class Checkpointer:
     finally:
       self._thread.shutdown()
 
-  def _finish(self, folder: epath.Path, saved):
+  def _finish(self, folder: epath.Path, saved: Any) -> None:
     try:
       saved.result()  # raises what went wrong in Orbax's thread
     finally:
@@ -232,14 +232,14 @@ class Checkpointer:
             pinned.add(int(match[1]))
     return pinned
 
-  def _set_aside(self, folder: epath.Path):
+  def _set_aside(self, folder: epath.Path) -> None:
     """Frees the name of a step that is damaged or not ours; deletes nothing."""
     k = next(k for k in range(10**6) if not (self.root / f'{folder.name}.aside-{k}').exists())
     aside = folder.rename(self.root / f'{folder.name}.aside-{k}')
     logging.warning('%s is no good checkpoint: it is now %s, and step %s is saved anew', folder, aside, folder.name)
 
   @staticmethod
-  def _remove(path: epath.Path):
+  def _remove(path: epath.Path) -> None:
     try:
       path.rmtree()
     except Exception as e:

@@ -13,7 +13,7 @@ PyTree = Any
 class CountState(NamedTuple):
   """State of a transformation with schedules."""
 
-  count: jax.Array  # [] int32: updates done
+  count: jax.Array  # type: ignore[assignment]  # [] int32: updates done; hides tuple.count, and is a path in every checkpoint
 
 
 def scheduled(transform: Callable[[PyTree, PyTree, jax.Array], PyTree]) -> optax.GradientTransformation:
