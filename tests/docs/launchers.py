@@ -54,6 +54,8 @@ def examine(command, scratch):
       pass
     case 'python', ['-m', module, *_] if module in BINARIES:
       return [rest[1:]]
+    case 'python', ['-m', 'sslax.data.train_bpe', *arguments]:
+      options(arguments, 'train_bpe', 'data vocab_size out')
     case 'sslax', []:
       pass
     case 'sslax', [subcommand, *arguments] if f'sslax.{subcommand}' in BINARIES:
