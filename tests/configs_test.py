@@ -37,6 +37,7 @@ LARGEST = [(name, 'imagenet' if 'imagenet' in module.PRESETS else list(module.PR
 @pytest.mark.parametrize(
   'name, preset', [preset if preset in LARGEST else pytest.param(*preset, marks=pytest.mark.slow) for preset in PRESETS]
 )
+@pytest.mark.slow
 def test_preset_builds_at_full_size(name, preset):
   config = MODULES[name].get_config(preset)
   configs.check(config, jax.device_count())

@@ -33,6 +33,7 @@ def test_results_stand_in_table_file_and_report(finished):
     assert word in html, word
 
 
+@pytest.mark.slow
 def test_a_second_call_computes_nothing(finished):
   workdir, first = finished
   before = (workdir / 'eval.jsonl').read_bytes()
@@ -41,6 +42,7 @@ def test_a_second_call_computes_nothing(finished):
   assert 'features:' not in output and [line for line in first.splitlines() if line.startswith('| SimCLR')][0] in output
 
 
+@pytest.mark.slow
 def test_all_steps_and_one_step(finished):
   workdir, _ = finished
   code, output = run('evaluate', f'--workdir={workdir}', '--probes=knn', '--step=all', '--noreport')
@@ -50,6 +52,7 @@ def test_all_steps_and_one_step(finished):
   assert code == 2 and '35, 40' in output, output
 
 
+@pytest.mark.slow
 def test_watch_follows_a_run_without_disturbing_it(tmp_path):
   """The trainer keeps two checkpoints and deletes the rest meanwhile: no error on either side, the last step is evaluated."""
   trainer = start('train', f'--config={TINY}', f'--workdir={tmp_path}', '--config.num_steps=60')
@@ -64,6 +67,7 @@ def test_watch_follows_a_run_without_disturbing_it(tmp_path):
   assert status(tmp_path)['reason'] == 'done'
 
 
+@pytest.mark.slow
 def test_the_classifier_that_a_method_learnt(tmp_path):
   """Its own logits on the test images: no floors, no other features, and both top-1 and top-5."""
   config = ROOT / 'configs' / 'supervised.py'
@@ -78,6 +82,7 @@ def test_the_classifier_that_a_method_learnt(tmp_path):
   assert f'{row["values"]["top1"]:.3f}' in output
 
 
+@pytest.mark.slow
 def test_images_and_texts_in_one_space(tmp_path):
   """Zero-shot and retrieval for the trained and the random towers, not for pixels; the pictures of a transformer."""
   code, output = train(tmp_path, config=ROOT / 'tests' / 'run' / 'tiny_clip.py')
@@ -98,6 +103,7 @@ def test_images_and_texts_in_one_space(tmp_path):
   assert code == 2 and 'digits' in output and 'Traceback' not in output, output
 
 
+@pytest.mark.slow
 def test_no_classifier_where_the_method_has_none(finished):
   code, output = run('evaluate', f'--workdir={finished[0]}', '--probes=classifier', '--noreport')
   assert code == 2 and 'Traceback' not in output, output
@@ -115,11 +121,13 @@ def test_no_classifier_where_the_method_has_none(finished):
     (['--probes=/nowhere.py:Probe'], ('/nowhere.py',)),
   ],
 )
+@pytest.mark.slow
 def test_mistakes_about_probes(finished, args, words):
   code, output = run('evaluate', f'--workdir={finished[0]}', *args)
   assert code == 2 and 'Traceback' not in output and all(word in output for word in words), output
 
 
+@pytest.mark.slow
 def test_another_setting_extracts_nothing_again(finished):
   """--knn_k=20 after --knn_k=10: other numbers, the same features."""
   workdir, _ = finished

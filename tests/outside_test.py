@@ -22,6 +22,7 @@ def results(workdir):
   return {(row['features'], row['probe']): row for row in found}
 
 
+@pytest.mark.slow
 def test_a_method(theirs, tmp_path):
   code, output = train(tmp_path / 'w', config=theirs / 'nearest_mean.py', cwd=tmp_path)
   assert code == 0, output
@@ -31,6 +32,7 @@ def test_a_method(theirs, tmp_path):
   assert code == 0 and 'LinearAutoencoder' in output and 'raw pixels' in output, output
 
 
+@pytest.mark.slow
 def test_an_input_a_source_and_a_probe(theirs, tmp_path):
   """A modality that the package knows nothing of, from records of a class outside to a number and a figure."""
   code, output = train(tmp_path / 'w', config=f'{theirs}/nearest_mean.py:circles', cwd=tmp_path)
@@ -46,6 +48,7 @@ def test_an_input_a_source_and_a_probe(theirs, tmp_path):
   assert 'Class means' in page and 'LinearAutoencoder' in page
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_them_is_said(theirs, tmp_path):
   no_rows, no_circles = '--config.method.input.rows=0', '--config.data.train=digits:@train'
   for flag, words in ((no_rows, 'LinearAutoencoder'), (no_circles, 'no circles: the record has')):

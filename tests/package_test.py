@@ -42,6 +42,7 @@ def run(*words, cwd=ROOT):
   return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_python_m_sslax_lists_the_commands(tmp_path):
   code, output = run('-m', 'sslax', cwd=tmp_path)
   assert code == 0 and set(commands()) == {'train', 'evaluate', 'show', 'plan', 'compare'}

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 from PIL import Image
 from run.trainer import TINY, run
 
 
+@pytest.mark.slow
 def test_a_sheet_of_views(tmp_path):
   out = tmp_path / 'views.png'
   code, output = run('show', f'--config={TINY}', f'--out={out}', '--images=4')
@@ -27,6 +29,7 @@ def test_crops_of_the_host(tmp_path, real_data):
   assert code == 0 and Image.open(out).height > 3 * 96, output
 
 
+@pytest.mark.slow
 def test_mistakes(tmp_path):
   for out, word in (('views.txt', '.png'), (f'{tmp_path}/missing/views.png', 'missing')):
     code, output = run('show', f'--config={TINY}', f'--out={out}')

@@ -56,6 +56,7 @@ def test_the_clock_of_a_run_that_never_began(tmp_path):
   assert not (tmp_path / 'compare.json').exists() and online.calls == ['close']
 
 
+@pytest.mark.slow
 def test_a_run_is_interrupted_gone_on_with_and_finished(make, tmp_path):
   job = make(shared__online__every_steps=0)
   config, journal = job.plan.resolve('cold', 0), Journal(tmp_path)

@@ -72,6 +72,7 @@ def test_clips_are_read_frame_by_frame_and_come_back_as_a_list(tmp_path):
     max_size=4,
   )
 )
+@pytest.mark.slow
 def test_what_is_written_comes_back(tmp_path_factory, records):
   source = back(tmp_path_factory.mktemp('a') / 'x.array_record', [{'npy': b''} | records[0], *records[1:]], num_classes=5)
   for i, record in enumerate(records):

@@ -35,6 +35,7 @@ def made(encoder):
 
 
 @pytest.mark.parametrize('class_token', [True, False])
+@pytest.mark.slow
 def test_attention_written_out(class_token):
   method, params, memory, batch = made(tiny.vit(depth=1, patch=4, class_token=class_token, pool='mean'))
   maps = attention_maps(method, params, memory, batch)
@@ -57,6 +58,7 @@ def test_attention_written_out(class_token):
 
 
 @pytest.mark.parametrize('encoder', [tiny.resnet(), tiny.vit(depth=2, scan=True)], ids=['resnet', 'scanned'])
+@pytest.mark.slow
 def test_nothing_to_see_is_none(encoder):
   assert attention_maps(*made(encoder)) is None
 

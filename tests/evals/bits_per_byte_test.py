@@ -92,6 +92,7 @@ def test_the_definition_written_as_a_loop(tmp_path, bpe, kind, capsys):
   assert ('1 records cannot be used' in caption) == bool(bad)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_out_of_short_texts(tmp_path, bpe, capsys):
   """The same bytes by both tokenizers: what makes their numbers comparable."""
   short = Memory(TEST.records[:18])

@@ -24,6 +24,7 @@ def digit_batches(x, y, size):
     yield {'arrays': np.uint8(x[rows] * 15).reshape(-1, 8, 8, 1), 'label': y[rows]}
 
 
+@pytest.mark.slow
 def test_sgd_probe_learns_with_its_schedule(digits):
   x, y, test_x, test_y = digits
   features_fn = jax.jit(lambda image: jnp.float32(image).reshape(len(image), -1) / 255 * 4)

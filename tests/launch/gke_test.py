@@ -155,6 +155,7 @@ GOOD = ['--name=r1', '--type=v5e:4x4', '--image=registry/sslax:1', '--bucket=buc
 TRAIN = ['--', '--config=configs/simclr.py:imagenet', '--config.batch_size=4096']
 
 
+@pytest.mark.slow
 def test_the_printed_yaml_is_the_jobset_and_checks_out(render, tmp_path):
   code, out, err, _ = command(*GOOD, '--env=A=b=c', *TRAIN)
   assert code == 0, err

@@ -44,6 +44,7 @@ def test_one_exit_code_for_all(codes, verdict):
   assert code == verdict and f'exit codes {codes[0]} {codes[1]}' in output, output
 
 
+@pytest.mark.slow
 def test_a_drill_and_those_that_do_not_notice_are_ended():
   started = time.monotonic()
   code, output = run('time.sleep(60)', '--kill=1@0.5', '--grace=1')

@@ -284,6 +284,7 @@ def lost(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_the_next_machine_resumes(lost):
   text, pages = executed(lost, 'second.ipynb')
   assert 'runs on CPU' in text and 'resuming at step' in text and '100%' in text and 'raw pixels' in text

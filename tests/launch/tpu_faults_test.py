@@ -9,6 +9,7 @@ import pytest
 from launch.pod import RUN
 
 
+@pytest.mark.slow
 def test_a_silent_api_is_asked_again(box):
   box.make('v5e-4')
   box.faults({'kind': 'no answer', 'times': 2})
@@ -50,6 +51,7 @@ def test_no_host_runs_alone(box):
   assert (box.host(0) / 'runs/r1/code').read_text() == '42'
 
 
+@pytest.mark.slow
 def test_kill_by_pid(box):
   """A process that ignores SIGTERM is killed; a pid that was given out again is not."""
   box.plan('deaf')

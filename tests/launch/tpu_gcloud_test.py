@@ -65,6 +65,7 @@ def pattern(call):
   return ' '.join(re.sub(r'(=|/).*', '', word) for word in call)
 
 
+@pytest.mark.slow
 def test_gcloud_accepts_every_line(box, tmp_path):
   """gcloud's own parser, without an account: it ends with 2 at a wrong flag, and asks for an account at a right one."""
   real = shutil.which('gcloud')

@@ -73,6 +73,7 @@ def test_without_gcloud(tmp_path):
 
 
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_when_it_is_stopped_it_stops_what_it_runs(tmp_path, number, code):
   script(tmp_path / 'gcloud', f'#!/bin/bash\necho $$ >{tmp_path}/pid.new\nmv {tmp_path}/pid.new {tmp_path}/pid\nexec sleep 60\n')
   env = {**os.environ, 'SSLAX_HOME': str(tmp_path / 'home'), 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 from launch.pod import DATE, script
 
 
@@ -53,6 +54,7 @@ esac
 """
 
 
+@pytest.mark.slow
 def test_environment_is_whole_or_absent(box):
   """Resolved once; a half-built one is built again, a whole one is not; after a preemption the same versions come back."""
   uv = UV.replace('PYTHON', str(box.python / 'bin' / 'python'))

@@ -43,6 +43,7 @@ def test_life_of_a_pod(box):
   assert 'no pod' in box.tpu('delete', '--name=pod', '--zone=us-central1-a')[1]
 
 
+@pytest.mark.slow
 def test_two_slices_through_a_tunnel(box):
   tunnel = ('--tunnel_through_iap', '--internal_ip')
   box.create('v5e-4', '--slices=2', '--project=p', *tunnel, '--service_account=a@p', '--timeout=6h')
@@ -106,6 +107,7 @@ def test_what_is_not_ours_is_left_alone(command, box):
   assert not [call for call in box.cloud.calls if 'describe' not in call]
 
 
+@pytest.mark.slow
 def test_dry_run_prints_what_runs(box):
   """Byte for byte, in the same order, and changes nothing; looks are taken."""
   steps = [

@@ -11,6 +11,7 @@ def watch(box, *args, type='v5e-4', **more):
   return box.tpu('watch', *pod, *args, *RUN, **more)
 
 
+@pytest.mark.slow
 def test_five_preemptions(box):
   """Each is recovered, nothing is left over, and the neighbours without our label are not touched."""
   box.cloud.add('pod-2', 'ACTIVE', {})
@@ -48,6 +49,7 @@ def test_watch_by_exit_code(case, box):
   assert 'paid for' in output and box.count('delete') == 0
 
 
+@pytest.mark.slow
 def test_watch_ends_at_its_limits(box):
   box.plan(*['42'] * 9)
   code, output = watch(box, '--max_restarts=2')
@@ -59,6 +61,7 @@ def test_watch_ends_at_its_limits(box):
   assert box.cloud.resources == {}
 
 
+@pytest.mark.slow
 def test_watch_ends_when_the_paid_hours_are_used_up(box):
   """Hours in the queue are not paid for; those of an earlier watch are, and what it left running is stopped."""
   box.cloud.birth = ['WAITING_FOR_RESOURCES'] * 4 + ['ACTIVE']

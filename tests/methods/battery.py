@@ -173,6 +173,7 @@ class Battery(ShortBattery):
     assert tail == history[2:]
     assert state_hash(resumed) == state_hash(straight)
 
+  @pytest.mark.slow
   def test_5_eight_devices_are_one(self, trainer, trained):
     _, one, history = trained
     on_eight = Trainer(trainer.method, devices=8, batch=self.batch())

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 from methods import tiny
 from methods.battery import Battery, Trainer, first_views
 
@@ -44,6 +45,7 @@ class TestBYOL(Battery):
     assert 'predictor' not in state.memory['target']
 
 
+@pytest.mark.slow
 def test_without_predictor_it_has_no_parameters():
   state, _ = Trainer(tiny_byol(use_predictor=False)).run(1)
   assert set(state.params) == {'encoder', 'head'}

@@ -138,6 +138,7 @@ def test_it_is_gpt2(golden):
       np.testing.assert_allclose(grads[name.split('/')[1]], reference[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_initial_weights_are_gpt2s():
   """0.02, and 0.02 / sqrt(2 depth) for what ends in the residual stream; positions 0.01 as in the official code."""
   method = tiny_lm(length=64, width=64, depth=8, heads=4)
@@ -151,6 +152,7 @@ def test_initial_weights_are_gpt2s():
   assert decay['tokens'].decay and decay['positions'].decay and not decay['blocks_0']['qkv']['bias'].decay
 
 
+@pytest.mark.slow
 def test_the_loss_written_out():
   """Each text alone, without padding: the sum of all over the number of all. Metrics; microbatches; bfloat16."""
   method, batch = tiny_lm(), token_batch()
@@ -174,6 +176,7 @@ def test_the_loss_written_out():
   assert logits.dtype == jnp.float32 and float(logits[0, 0]) == 16 * float(jnp.bfloat16(1 / 3))
 
 
+@pytest.mark.slow
 def test_the_table_learns_as_embedding_and_as_classifier():
   method, batch = tiny_lm(), token_batch()
   params = lively(method)
@@ -229,6 +232,7 @@ def test_greedy_continuations_are_those_of_a_loop():
     np.testing.assert_array_equal(found, text)
 
 
+@pytest.mark.slow
 def test_drawn_continuations_follow_the_probabilities():
   method = tiny_lm(length=2)
   params = lively(method)
@@ -305,6 +309,7 @@ def test_a_table_smaller_than_the_vocabulary_is_refused():
     ('--config.method.text.length=512', 'encoder.length=128 is less than text.length=512'),
   ],
 )
+@pytest.mark.slow
 def test_mistakes_on_the_command_line(tmp_path, flag, message):
   (tmp_path / 'x.txt').write_text('to be or not to be\n' * 400)
   data = [f'--config.data.{part}=text:{tmp_path}/x.txt?bytes=128' for part in ('train', 'test')]
@@ -312,6 +317,7 @@ def test_mistakes_on_the_command_line(tmp_path, flag, message):
   assert code == 2 and message in output and 'Traceback' not in output, output
 
 
+@pytest.mark.slow
 def test_trainer_counts_targets_over_all_devices():
   """On 8 devices with unequal texts the loss is that of all texts, not the mean of the devices' means."""
   method, batch = tiny_lm(), token_batch()

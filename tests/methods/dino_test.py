@@ -32,6 +32,7 @@ class TestDINO(Battery):
     return tiny_dino(encoder=tiny.vit())
 
 
+@pytest.mark.slow
 class TestDINOSinkhornResNet(ShortBattery):
   def make(self):
     return tiny_dino(encoder=tiny.resnet(), targets='sinkhorn')
@@ -52,6 +53,7 @@ def test_from_eight_devices_to_four_with_the_same_loss(tmp_path):
   np.testing.assert_allclose([m['loss'] for m in on_four], [m['loss'] for m in on_eight], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_teacher_centre_and_temperature_written_out():
   """The first two steps in float64: loss, centre after it, and the teacher's average."""
   trainer = Trainer(tiny_dino(encoder=tiny.vit(), head=tiny.head(norm='none')))
@@ -77,6 +79,7 @@ def test_teacher_centre_and_temperature_written_out():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.memory['target'], expected)
 
 
+@pytest.mark.slow
 def test_the_last_layer_stands_still_at_first():
   trainer = Trainer(tiny_dino(train_prototypes=Ramp(0.0, 1.0, 'step', steps=1)))
   kernels = [np.asarray(trainer.init(trainer.batch).params['prototypes']['kernel'])]
@@ -88,6 +91,7 @@ def test_the_last_layer_stands_still_at_first():
   assert not np.array_equal(kernels[2], kernels[1])
 
 
+@pytest.mark.slow
 def test_features_are_the_teachers_and_see_no_drop_path():
   method = tiny_dino(encoder=tiny.vit(drop_path=0.5))
   state, _ = Trainer(method).run(1)

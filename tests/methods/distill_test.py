@@ -49,6 +49,7 @@ class TestDistill(Battery):
     state, history = trainer.run(60)
     assert np.mean([m['agreement'] for m in history[-5:]]) > 0.9 and history[-1]['loss'] < history[0]['loss']
 
+  @pytest.mark.slow
   def test_unlike_the_student_the_teacher_is_in_evaluation_mode(self):
     """The loss is eq. 2 with the logits of the teacher's running statistics and those of the student's batch, in float64."""
     method = tiny(temperature=0.5)
@@ -66,6 +67,7 @@ class TestDistill(Battery):
     np.testing.assert_allclose(out.metrics['agreement'], np.mean(s.argmax(1) == t.argmax(1)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_labels_have_their_share():
   """alpha distillation + (1 - alpha) cross-entropy, the latter over the rows that have a label."""
   half = tiny(alpha=0.25)
@@ -103,6 +105,7 @@ def test_impossible_values_are_refused(changes, word):
     tiny(**changes)
 
 
+@pytest.mark.slow
 def test_labels_that_are_not_there():
   image = {'image': tiny_batch()['image']}
   assert set(jax.eval_shape(tiny().views, jax.random.key(0), image)) == {'image'}

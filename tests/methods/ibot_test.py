@@ -44,6 +44,7 @@ class TestIBOT(Battery):
   def make_without_batchnorm(self):
     return tiny_ibot()
 
+  @pytest.mark.slow
   def test_first_step_written_out(self, trainer):
     """Two steps; the networks on all patches, the rest in float64: which count, both losses, both centres, the teacher."""
     method, state = trainer.method, trainer.init(trainer.batch)
@@ -101,10 +102,12 @@ class TestIBOT(Battery):
     assert history[0]['assignment_information'] < 1e-3 < trained[2][0]['assignment_information']
 
 
+@pytest.mark.slow
 class TestDINOv2(ShortBattery):
   def make(self):
     return tiny_dinov2(encoder=tiny.vit(patch=2, drop_path=0.1))
 
+  @pytest.mark.slow
   def test_the_parts_add_up_and_half_of_the_crops_are_masked(self, trainer, trained):
     first, _, history = trained
     for m in history:
@@ -116,6 +119,7 @@ class TestDINOv2(ShortBattery):
     assert steady(trainer.method.encoder).drop_path == 0
 
 
+@pytest.mark.slow
 def test_student_does_not_see_masked_patches_and_the_teacher_does():
   """Gradients with respect to the pixels: of the student's part (a teacher that says nothing) and of the targets."""
   method = tiny_ibot(koleo_weight=1.0)

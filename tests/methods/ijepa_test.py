@@ -80,6 +80,7 @@ class TestIJEPA(Battery):
     np.testing.assert_allclose(out.pooled, out.tokens.mean((1, 2)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_context_encoder_sees_the_context_only():
   """With a target that says nothing, the loss depends on the pixels of the context and on no others."""
   method = tiny_ijepa()
@@ -107,6 +108,7 @@ def test_compute_is_saved():
   assert flops(context_most=0.25) < 0.75 * flops(context_most=1.0)
 
 
+@pytest.mark.slow
 def test_pictures():
   out = jax.jit(lambda batch: tiny_ijepa().pictures(None, None, batch, jax.random.key(0)))(tiny_batch())
   assert set(out) == {'view', 'context', 'targets'} and all(x.shape == (16, 16, 16, 3) for x in out.values())

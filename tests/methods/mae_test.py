@@ -33,6 +33,7 @@ class TestMAE(Battery):
   def make_without_batchnorm(self):
     return tiny_mae()
 
+  @pytest.mark.slow
   def test_pictures(self, trainer, trained):
     """What is pasted is the image where patches are visible, and the prediction with the patch's mean and variance elsewhere."""
     _, last, _ = trained
@@ -141,6 +142,7 @@ def test_a_quarter_of_the_patches_costs_a_quarter():
   assert 1 < few / formula(16) < 1.3 and 1 < all_of_them / formula(64) < 1.3  # softmax, GELU and norms are extra
 
 
+@pytest.mark.slow
 def test_the_loss_knows_nothing_of_visible_patches_but_through_the_encoder():
   """Only removed patches count, and their pixels do not reach the prediction."""
   method = tiny_mae(norm_pix=False)

@@ -12,6 +12,7 @@ def tiny_metric(**changes):
   return MetricLearning(**{**dict(encoder=tiny.resnet(), head=tiny.head(norm='none'), augment=tiny.PAIR), **changes})
 
 
+@pytest.mark.slow
 class TestTriplet(ShortBattery):
   def make(self):
     return tiny_metric()

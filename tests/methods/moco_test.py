@@ -64,6 +64,7 @@ class TestMoCo(Battery):
       assert abs(rows[True][i::4].mean()) < 1e-5 < abs(rows[False][i::4].mean())
 
 
+@pytest.mark.slow
 class TestMoCoSymmetric(ShortBattery):
   def make(self):
     return tiny_moco(symmetric=True, encoder=tiny.resnet(), queue_size=64, momentum=Ramp(0.9, 1.0, steps=10))
@@ -80,6 +81,7 @@ def collectives(compiled):
   return found
 
 
+@pytest.mark.slow
 def test_no_image_and_no_feature_map_moves_between_devices():
   """Shuffled BatchNorm on 8 devices: what moves are keys, statistics and gradients, never rows of pixels or of maps."""
   batch = tiny_batch(64)

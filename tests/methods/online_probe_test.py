@@ -32,6 +32,7 @@ class TestOnlineProbe(Battery):
     assert state_hash(state.memory) == state_hash(jax.device_put(last.memory['inner']))
     assert [m['grad_norm'] for m in plain] == [m['grad_norm'] for m in history]
 
+  @pytest.mark.slow
   def test_learns_the_labels(self):
     state, history = Trainer(OnlineProbe(inner=tiny_byol(), num_classes=4), batch=colours()).run(25)
     assert history[0]['probe_accuracy'] < 0.6 and history[0]['probe_loss'] == pytest.approx(np.log(4), rel=1e-4)
@@ -40,6 +41,7 @@ class TestOnlineProbe(Battery):
     assert np.mean(np.argmax(logits.logits, 1) == colours()['label']) > 0.9
 
 
+@pytest.mark.slow
 def test_wrappers_nest_and_declare_what_the_inner_one_does():
   method = Averaged(inner=OnlineProbe(inner=tiny_supcon(), num_classes=4))
   assert method.uses_labels

@@ -32,6 +32,7 @@ class TestSimCLR(Battery):
     encoder = ViT(width=16, depth=1, heads=2, patch=8)
     return tiny_simclr(encoder=encoder, head=MLP(features=(16, 8), norm='none'))
 
+  @pytest.mark.slow
   def test_loss_is_the_papers_formula(self, trainer, trained):
     """Equation 1 written out in float64, on the projections of the real views of the first step."""
     first, _, history = trained
@@ -50,6 +51,7 @@ class TestSimCLR(Battery):
       losses.append(-np.log(np.exp(z[i] @ z[i ^ 1] / method.temperature) / sum(others)))
     np.testing.assert_allclose(history[0]['loss'], np.mean(losses), rtol=1e-5)
 
+  @pytest.mark.slow
   def test_learns(self):
     """On one batch the positives become the nearest: the loss falls well below its start at ln(2B - 1)."""
     gentle = RandomViews(size=16, area=(0.7, 1.0), jitter=(0.2, 0.2, 0.2, 0.05), gray_prob=0.0, blur_prob=0.0)
@@ -58,6 +60,7 @@ class TestSimCLR(Battery):
     assert np.mean([m['loss'] for m in history[-5:]]) < 0.8 * np.mean([m['loss'] for m in history[:5]])
 
 
+@pytest.mark.slow
 class TestAveraged(Battery):
   def make(self):
     return Averaged(inner=tiny_simclr(), momentum=0.5)

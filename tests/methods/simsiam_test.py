@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 from methods import tiny
 from methods.battery import Battery, first_views
 
@@ -24,6 +25,7 @@ class TestSimSiam(Battery):
   def make_without_batchnorm(self):
     return tiny_simsiam(encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'))
 
+  @pytest.mark.slow
   def test_loss_and_stop_gradient_written_out(self, trainer, trained):
     """Equation 2 on the views of the first step; the gradient is that of predictions against constants."""
     first, history = jax.tree.map(jax.numpy.asarray, trained[0]), trained[2]

@@ -49,6 +49,7 @@ class TestSupervised(Battery):
     encoder = ViT(width=16, depth=1, heads=2, patch=8)
     return tiny(encoder=encoder, neck=MLP(features=(12,), final_activation=True))
 
+  @pytest.mark.slow
   def test_learns(self):
     method = tiny()
     trainer = Trainer(method)
@@ -59,6 +60,7 @@ class TestSupervised(Battery):
     assert np.mean(np.asarray(logits).argmax(1) == trainer.batch['label']) > 0.8  # and evaluation mode agrees
 
 
+@pytest.mark.slow
 class TestMixed(ShortBattery):
   def make(self):
     return tiny(label_smoothing=0.1, mixup=0.8, cutmix=1.0)
@@ -69,6 +71,7 @@ def test_targets():
   np.testing.assert_allclose(y, [[0.05, 0.85, 0.05, 0.05], [0] * 4, [0.05, 0.05, 0.05, 0.85]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_loss_is_the_mean_over_labelled_rows():
   """Smoothed cross-entropy written out, with two rows that have no label."""
   batch = tiny_batch()
@@ -92,6 +95,7 @@ def test_loss_is_the_mean_over_labelled_rows():
   assert float(loss) == 0.0  # nothing to learn from, and no NaN
 
 
+@pytest.mark.slow
 def test_mixing_changes_images_and_targets():
   plain, mixed = tiny(), tiny(mixup=1.0)
   params, memory, views = state_and_views(plain)
@@ -104,6 +108,7 @@ def test_mixing_changes_images_and_targets():
   np.testing.assert_allclose(loss_of(mixed, params, memory, views, rngs[0])[0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_does_not_move():
   trainer = Trainer(tiny(freeze_encoder=True))
   first = jax.tree.map(np.asarray, trainer.init(trainer.batch))

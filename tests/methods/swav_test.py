@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 from methods import tiny
 from methods.battery import Battery, Trainer, first_views
 
@@ -50,6 +51,7 @@ class TestSwAV(Battery):
     np.testing.assert_allclose(np.linalg.norm(last.params['prototypes']['kernel'], axis=0), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_queue_takes_part_once_it_is_full():
   """32 rows are two batches: the codes of the third step are others than without a queue."""
   with_queue, without = (Trainer(tiny_swav(queue_size=n)).run(4)[1] for n in (32, 0))
@@ -58,6 +60,7 @@ def test_the_queue_takes_part_once_it_is_full():
   assert abs(losses(with_queue)[2] - losses(without)[2]) > 1e-5
 
 
+@pytest.mark.slow
 def test_prototypes_stand_still_at_first():
   trainer = Trainer(tiny_swav(train_prototypes=Ramp(0.0, 1.0, 'step', steps=1)))
   first = np.asarray(trainer.init(trainer.batch).params['prototypes']['kernel'])

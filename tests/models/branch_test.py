@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from methods import tiny
 
 from sslax.models import branch, net
@@ -12,6 +13,7 @@ def views(v=2, size=16):
   return jax.random.uniform(jax.random.key(v), (4, v, size, size, 3))
 
 
+@pytest.mark.slow
 def test_a_branch_is_its_modules_one_after_the_other():
   params, stats = branch.init(MODULES, jax.random.key(0), views()[:, 0])
   outs, new = branch.apply(MODULES, params, stats, views()[:, 0], train=True)
@@ -34,6 +36,7 @@ def test_each_view_has_its_own_batch_statistics_and_moves_the_running_ones():
   jax.tree.map(np.testing.assert_array_equal, new, twice)
 
 
+@pytest.mark.slow
 def test_multi_crop_joins_sizes_in_order():
   """Without batch statistics each crop's output is what it would be alone."""
   modules = {'encoder': tiny.vit(), 'head': tiny.head(8, 4, norm='none')}

@@ -144,6 +144,7 @@ def near(ours, theirs, rtol):
 
 
 @pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.slow
 def test_resnet_is_torchvisions(golden, depth):
   reference = np.load(golden / f'model_resnet{depth}.npz')
   image = reference['image'].transpose(0, 2, 3, 1)

@@ -56,6 +56,7 @@ def test_statistics_move_in_training_only():
   'module, shape, microbatches',
   [(MLP((5, 4), norm='ln'), (12, 6), 3), (ViT(width=8, depth=1, heads=2, patch=4), (12, 8, 8, 3), 2)],
 )
+@pytest.mark.slow
 def test_microbatches_change_nothing_without_batch_norm(module, shape, microbatches):
   """Rows stay in order, and a loss that couples all rows has the same gradient (GradCache)."""
   x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

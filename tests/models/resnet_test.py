@@ -59,6 +59,7 @@ def run(model, params, stats, x, train):
     (dict(depth=18, block='bottleneck', stages=(1,), base=4), 32, None, (8, 8, 16)),
   ],
 )
+@pytest.mark.slow
 def test_sizes(fields, size, parameters, map_shape):
   model = ResNet(**fields)
   params, stats = shapes(model, size)
@@ -165,6 +166,7 @@ def test_refusals(fields, message):
 @pytest.mark.parametrize(
   'depth, width, millions', [(50, 1, 35), (50, 2, 140), (101, 1, 65), (101, 2, 257), (152, 1, 89), (152, 2, 354), (152, 3, 795)]
 )
+@pytest.mark.slow
 def test_selective_kernel_networks_have_the_papers_size(depth, width, millions):
   """Table 1 of SimCLR v2, which counts the running statistics too."""
   params, stats = shapes(ResNet(depth=depth, width=float(width), sk_ratio=0.0625), 32)
@@ -224,6 +226,7 @@ def test_stem_with_selective_kernels():
   assert params['conv1']['kernel'].shape == (3, 3, 3, 128) and 'stem_conv0' not in params
 
 
+@pytest.mark.slow
 def test_selective_kernels_in_bfloat16():
   x = images(8, 16)
   f32, bf16 = (

@@ -61,6 +61,7 @@ def test_an_encoder_sees_all_of_the_text_and_no_padding(pool):
   assert np.isfinite(run(np.zeros_like(IDS)).pooled).all()  # a row of padding
 
 
+@pytest.mark.slow
 def test_scanned_blocks_are_the_loop_also_with_remat():
   """With the gradient; the parameters of layer i are row i."""
   model, params = model_and_params()
@@ -77,6 +78,7 @@ def test_scanned_blocks_are_the_loop_also_with_remat():
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), a, b)
 
 
+@pytest.mark.slow
 def test_initial_values_are_clips():
   """Standard deviations of openai/CLIP, initialize_parameters."""
   model = TextTransformer(width=64, depth=4, heads=2, vocab_size=500, length=40)
@@ -90,6 +92,7 @@ def test_initial_values_are_clips():
   assert not np.any(block['fc1']['bias'])
 
 
+@pytest.mark.slow
 def test_dropout_of_embeddings_in_training_only():
   model, params = model_and_params(dropout=0.5)
   still = net.apply(model, params, {}, IDS, train=False)[0].tokens

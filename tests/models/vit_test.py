@@ -75,6 +75,7 @@ def encode(model, params, tokens):
     (dict(variant='B', qkv_bias=False), 85_798_656 - 12 * 3 * 768),
   ],
 )
+@pytest.mark.slow
 def test_parameter_counts(fields, parameters):
   params = jax.eval_shape(lambda key: net.init(ViT(**fields), key, jnp.zeros((1, 224, 224, 3))), jax.random.key(0))[0]
   assert count(params) == parameters
@@ -106,6 +107,7 @@ def test_table_of_a_line():
     positions.table((2, 3, 2), 12, 'sincos_mae')
 
 
+@pytest.mark.slow
 def test_clips():
   """Patches of several sides: a grid of three axes, the features of a clip's patch at its place."""
   model = ViT(width=16, depth=1, heads=2, patch=(2, 4, 4), class_token=False, pool='mean')
@@ -158,6 +160,7 @@ def test_encode_takes_any_subset():
   assert some.tokens.shape == (3, 4, 16) and np.abs(some.pooled - out.pooled).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_features_are_a_grid_without_the_class_token():
   model = ViT(**TINY)
   params, x = lively(model), images(2, 8, 12)
@@ -179,6 +182,7 @@ def test_pooling():
 
 
 @pytest.mark.parametrize('fields', [dict(scan=True), dict(remat='full'), dict(scan=True, remat='dots')])
+@pytest.mark.slow
 def test_scan_and_remat_change_nothing(fields):
   plain, other = (ViT(**TINY, layer_scale=0.5, **kind) for kind in ({}, fields))
   params, x = lively(plain), images()
@@ -282,6 +286,7 @@ def test_layer_scale():
     ('moco', np.sqrt(2 / (128 + 512)), np.sqrt(2 / (128 + 128)), np.sqrt(2 / (48 + 128)), 1e-6),
   ],
 )
+@pytest.mark.slow
 def test_initial_weights(weight_init, dense, qkv, patch, cls):
   """Standard deviations: a uniform of bound b has b / sqrt(3)."""
   params = initial(ViT(width=128, depth=1, heads=2, patch=4, weight_init=weight_init))

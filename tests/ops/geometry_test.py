@@ -35,6 +35,7 @@ def test_flip_equals_torchvision(reference):
 
 
 @pytest.mark.parametrize('method', ['bilinear', 'bicubic'])
+@pytest.mark.slow
 def test_crop_equals_pil_on_random_boxes(method):
   """PIL's float mode does not round. Boxes smaller and larger than the result, down to one pixel, under vmap."""
   x = np.random.default_rng(0).random((37, 53, 3), np.float32)

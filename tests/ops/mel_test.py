@@ -64,6 +64,7 @@ def test_filters():
   np.testing.assert_allclose(librosa[10:].sum(1) * 16_000 / 1024, 1, atol=0.05)  # of area 1
 
 
+@pytest.mark.slow
 def test_shapes_and_mistakes():
   x = np.zeros((3, 1600), np.float16)
 

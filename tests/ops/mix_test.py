@@ -51,6 +51,7 @@ def test_mixup_draws_from_its_beta():
   np.testing.assert_allclose(target.var(), 1 / (4 * 2.6), rtol=0.2)
 
 
+@pytest.mark.slow
 def test_cutmix_cuts_one_box_as_timm_does():
   w, target = draws(0.0, 1.0)
   assert set(np.unique(w)) == {0.0, 1.0}
@@ -68,6 +69,7 @@ def test_cutmix_cuts_one_box_as_timm_does():
   assert np.ptp(corner) < 0.1 and (w.mean(0).argmin() // S) in range(2, S - 2)  # boxes lie all over, the middle is hit most
 
 
+@pytest.mark.slow
 def test_switch_and_prob():
   w, _ = draws(0.8, 1.0, 0.3)
   cut = np.isin(w, (0.0, 1.0)).all((1, 2))
@@ -77,6 +79,7 @@ def test_switch_and_prob():
   assert (w[target == 1] == 1).all()
 
 
+@pytest.mark.slow
 def test_no_image_leaves_its_chip():
   """Eight devices give what one gives, and the compiled program moves nothing between them."""
   rng = np.random.default_rng(0)

@@ -73,6 +73,7 @@ def test_to_float_and_normalize():
 
 
 @pytest.mark.parametrize(('strengths', 'impl'), [(FULL, 'v2'), (FULL, 'v1'), ((1.5, 0.4, 0.7, 0.0), 'v2')])
+@pytest.mark.slow
 def test_color_jitter_equals_a_slow_loop_over_the_drawn_order(strengths, impl):
   """In every order; clipped after each operation, which the strengths make happen."""
   rngs = jax.random.split(jax.random.key(1), 200)

@@ -135,6 +135,7 @@ def test_draws():
   assert np.abs(np.corrcoef(np.c_[op, level, sign], rowvar=False) - np.eye(6)).max() < 0.04
 
 
+@pytest.mark.slow
 def test_rand_augment_is_its_layers_and_rows_are_independent(ours):
   """Also: the same key, the same result; probability 0 leaves the image."""
   x, rngs = np.stack([_photo(), _smooth()] * 4), jax.random.split(jax.random.key(1), 8)
@@ -156,6 +157,7 @@ def test_rand_augment_is_its_layers_and_rows_are_independent(ours):
   np.testing.assert_allclose(augment(rngs, x, 0.0), x / 255, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_views_are_augmented_before_they_are_normalised():
   mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
   views = RandomViews(

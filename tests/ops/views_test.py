@@ -102,6 +102,7 @@ def test_noise_and_turns():
     assert 0.93 * largest < slope.max() < 1.01 * largest and -0.93 * largest > slope.min() > -1.01 * largest
 
 
+@pytest.mark.slow
 def test_steps_come_in_simclrs_order():
   image = _images(8)
   old = np.repeat(image[:, None] / 255, 2, 1)
@@ -132,6 +133,7 @@ def test_crops_are_random_resized_crops():
 
 
 @pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
+@pytest.mark.slow
 def test_interpolation_and_clipping(interpolation):
   image = np.where(_images(2) > 127, 255, 0).astype(np.uint8)
   resized = jax.vmap(lambda x: geometry.crop_and_resize(x, (0.0, 0.0, 8.0, 8.0), 16, interpolation))(jnp.float32(image / 255))
@@ -145,6 +147,7 @@ def everything():
   return jax.jit(EVERYTHING)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_the_batch(everything):
   image = _images(16, 32)
   got = everything(RNG, {'image': image})
@@ -159,6 +162,7 @@ def test_rows_do_not_depend_on_the_batch(everything):
   assert np.abs(everything(jax.random.key(1), {'image': image}) - got).max() > 0.1
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(everything):
   image = _images(16, 32)
   mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
@@ -206,6 +210,7 @@ def test_the_hosts_crops_are_used():
     SAME(RNG, {'label': np.zeros(4)})
 
 
+@pytest.mark.slow
 def test_groups_have_their_own_views():
   small = dataclasses.replace(SAME, count=3, size=4)
   views = jax.jit(make_views, static_argnums=2)

@@ -40,6 +40,7 @@ def test_a_plan_that_cannot_be(config):
     plan(config, where, 1000, {'mesh.fsdp': 3})
 
 
+@pytest.mark.slow
 def test_the_binary_plans_for_this_machine(tmp_path):
   """As in the documentation: what does not fit is a result, with numbers."""
   out = tmp_path / 'plans.json'

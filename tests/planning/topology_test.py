@@ -30,6 +30,7 @@ def test_a_misspelt_topology_is_refused_with_what_is_near(name, hint):
   assert hint in str(error.value), error.value
 
 
+@pytest.mark.slow
 def test_a_misspelt_topology_does_not_wait_for_jax():
   code, output = run('plan', f'--config={TINY}', '--topology=v5e:4x4,v5x:4x4')
   assert code == 2 and 'v5e:4x4' in output and 'Traceback' not in output, output

@@ -208,6 +208,7 @@ for i in range(3):
 """
 
 
+@pytest.mark.slow
 def test_kill_during_saves_leaves_complete_checkpoints_only(tmp_path):
   rng = random.Random(0)
   env = {**os.environ, 'PYTHONPATH': str(Path(sslax.__file__).parents[1])}

@@ -168,6 +168,7 @@ def joined(*pair, **env):
 PROXY = {'http_proxy': 'http://127.0.0.1:9', 'https_proxy': 'http://127.0.0.1:9'}
 
 
+@pytest.mark.slow
 def test_two_join_whatever_proxy_the_environment_names():
   said = {'SSLAX_COORDINATOR': f'127.0.0.1:{free_port()}', 'SSLAX_NUM_PROCESSES': '2'}
   joined(*({**said, 'SSLAX_PROCESS_ID': str(i)} for i in range(2)), **PROXY)

@@ -72,6 +72,7 @@ def test_weights_of_torchvision(tmp_path, prefix):
       )  # what the next apply gives must not be 0
 
 
+@pytest.mark.slow
 def test_weights_of_timm(tmp_path):
   weights = timm_state()
   path = write(tmp_path / 'x.safetensors', weights, head_weight=np.zeros(3, np.float32))

@@ -91,6 +91,7 @@ def train(workdir, steps, at, stop=None):
   return read_status(workdir)['warnings']
 
 
+@pytest.mark.slow
 def test_the_loop_warns_and_remembers(tmp_path, capfd):
   expected = [{'name': 'CollapsedEmbeddings', 'step': 40 + PATIENCE, 'value': 0.0}]
   assert train(tmp_path / 'run', 55, at=40) == []

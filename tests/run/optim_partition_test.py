@@ -26,6 +26,7 @@ def alone(optimizer, name):
   return [by_path(p) for p in out]
 
 
+@pytest.mark.slow
 def test_each_is_what_it_would_be_alone():
   got, rate = run(Partition(parts=(('^encoder/', FIRST), ('', SECOND))), params(), gradients())
   for out, a, b in zip(map(by_path, got), alone(FIRST, 'encoder'), alone(SECOND, 'head'), strict=True):

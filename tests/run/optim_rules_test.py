@@ -42,6 +42,7 @@ def test_what_is_excluded_is_not_adapted_either(exclude):
       np.testing.assert_allclose(out[path], (trust if adapted else 1) * by_path(g)[path], rtol=1e-5, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_the_default_exclusions_of_real_networks_are_the_vectors():
   resnet, _ = jax.eval_shape(
     lambda: net.init(ResNet(depth=18, stages=(1, 1), base=4), jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -154,6 +155,7 @@ def test_clip_each_is_dinos():
   np.testing.assert_allclose(out['head/dense0/kernel'], 1e-6 * 2 / (20**0.5 + 1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_clip_each_takes_scanned_blocks_apart():
   ones = jax.tree.map(lambda s: np.ones(s.shape, np.float32), vit_shapes(scan=True))
   ones['encoder']['blocks']['fc1']['bias'][1] = 100.0  # [3, 64]

@@ -105,6 +105,7 @@ def compiled(method, data, parts):
 @pytest.mark.parametrize(
   'remat', ['none', pytest.param('full', marks=pytest.mark.slow), pytest.param('dots', marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_a_layer_gathers_its_weights_and_nobody_keeps_them(split_all, remat):
   """Twice, forward and backward; the stack [L, ...], of weights or of gradients, is whole nowhere; activations stay in place."""
   text = compiled(scanned_mae(remat=remat), 1, 8)
@@ -160,6 +161,7 @@ def same(method, meshes, steps=4):
   return np.array(differ)
 
 
+@pytest.mark.slow
 def test_split_over_eight_is_one_device(split_all):
   assert same(scanned_mae(), [(1, 8)]).max() < 1e-5
 

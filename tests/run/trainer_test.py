@@ -62,6 +62,7 @@ def test_kill_9_at_three_moments_changes_nothing(whole, tmp_path):
   same_run(tmp_path, whole[0])
 
 
+@pytest.mark.slow
 def test_nan_stops_before_it_is_saved(tmp_path):
   code, output = train(tmp_path, '--config.optim.learning_rate=1e38', '--config.checkpoint.every_steps=1')
   assert code == 3 and 'not finite' in output, output
@@ -72,6 +73,7 @@ def test_nan_stops_before_it_is_saved(tmp_path):
   assert saved and max(saved) < bad
 
 
+@pytest.mark.slow
 def test_flipped_bit_is_noticed_and_the_previous_checkpoint_used(whole, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(whole[0], workdir)
@@ -100,7 +102,10 @@ BAD_INPUTS = {
 }
 
 
-@pytest.mark.parametrize('case', BAD_INPUTS)
+QUICK = ('typo in a key', 'impossible value', 'missing data')  # each is a process of its own
+
+
+@pytest.mark.parametrize('case', [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in BAD_INPUTS])
 def test_bad_input(case, tmp_path):
   args, wrong, hint = BAD_INPUTS[case]
   code, output = train(tmp_path, *args)
@@ -109,6 +114,7 @@ def test_bad_input(case, tmp_path):
   assert not (tmp_path / 'checkpoints').exists()
 
 
+@pytest.mark.slow
 def test_bad_folders(tmp_path):
   empty, unreadable = tmp_path / 'empty', tmp_path / 'unreadable'
   empty.mkdir(), unreadable.mkdir()
@@ -119,6 +125,7 @@ def test_bad_folders(tmp_path):
     assert code == 2 and word in output and 'Traceback' not in output, output
 
 
+@pytest.mark.slow
 def test_no_online_knn_without_a_test_set(tmp_path):
   """Each training image would find itself: no figure rather than a false one."""
   args = ('--config.num_steps=8', '--config.online.every_steps=4')
@@ -128,6 +135,7 @@ def test_no_online_knn_without_a_test_set(tmp_path):
   assert code == 0 and [line['step'] for line in lines(tmp_path / 'with') if 'knn' in line] == [4, 8], output
 
 
+@pytest.mark.slow
 def test_workdir_of_another_config_is_refused_with_a_diff(whole):
   code, output = train(whole[0], '--config.method.temperature=0.3')
   assert code == 2 and '- method.temperature = 0.1' in output and '+ method.temperature = 0.3' in output, output
@@ -135,6 +143,7 @@ def test_workdir_of_another_config_is_refused_with_a_diff(whole):
   assert code == 0, output
 
 
+@pytest.mark.slow
 def test_unknown_preset_and_config(tmp_path):
   code, output = train(tmp_path, config=ROOT / 'configs' / 'simclr.py:digit')
   assert code == 2 and 'digits' in output and 'Traceback' not in output, output
@@ -142,6 +151,7 @@ def test_unknown_preset_and_config(tmp_path):
   assert code == 2 and 'configs/simclr.py' in output, output
 
 
+@pytest.mark.slow
 def test_dry_run_writes_nothing(tmp_path):
   code, output = train(tmp_path / 'w', '--dry_run', '--config.microbatches=2')
   assert code == 0 and 'GFLOP' in output and not (tmp_path / 'w').exists(), output

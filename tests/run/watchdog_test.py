@@ -28,6 +28,7 @@ def run(folder, body):
   return process.returncode, output, time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_a_stall_leaves_the_stacks_of_all_threads_and_170(tmp_path):
   code, output, seconds = run(tmp_path, 'dog.beat()\nstuck_here()')
   assert code == 170 and 'told' in output and 'stalled: no progress' in output and 'after 1 steps' in output, output
@@ -36,6 +37,7 @@ def test_a_stall_leaves_the_stacks_of_all_threads_and_170(tmp_path):
   assert 'in stuck_here' in stacks and 'in <lambda>' in stacks, stacks
 
 
+@pytest.mark.slow
 def test_progress_slow_phases_and_the_time_before_the_first_step_are_no_stall(tmp_path):
   body = """
 time.sleep(0.8)  # compiling: four times as long
@@ -53,6 +55,7 @@ print('end')
   assert code == 0 and 'end' in output and not (tmp_path / 'stacks.0.txt').exists(), output
 
 
+@pytest.mark.slow
 def test_a_slow_phase_has_an_end_and_zero_means_never(tmp_path):
   code, output, _ = run(tmp_path, 'with dog.slow():\n  stuck_here()')
   assert code == 170, output
