@@ -14,6 +14,8 @@ from sslax.evaluation.results import read_jsonl
 from sslax.run import config as configs
 from sslax.spec import find
 
+pytestmark = pytest.mark.slow  # they share a comparison of several runs
+
 
 def snapshot(folder):
   """{file: (time of last change, bytes)} of everything below."""
@@ -45,7 +47,6 @@ def story(tmp_path_factory):
   return workdir, told, files, at_stop, results
 
 
-@pytest.mark.slow
 def test_sigterm_in_the_second_run_ends_with_42_and_says_how_to_go_on(story):
   workdir, told, _, at_stop, _ = story
   output, code = told['stopped']
@@ -112,7 +113,6 @@ def test_an_added_method_leaves_the_others_untouched_and_may_diverge(story):
   assert wild['status'].startswith('diverged at step ') and 'not finite' in wild['status']
 
 
-@pytest.mark.slow
 def test_finished_and_diverged_runs_are_not_started_again(story, monkeypatch, capsys):
   workdir = story[0]
   before = {path: state for name in ('cold', 'warm', 'wild', 'floors') for path, state in snapshot(workdir / name).items()}
@@ -145,7 +145,6 @@ def test_what_may_change(story):
   assert list(job.plan.methods) == ['cold', 'warm', 'wild'] and job.plan.config.methods[2] == WILD, 'rows of the list before stay'
 
 
-@pytest.mark.slow
 def test_a_typo_in_the_last_method_ends_before_the_first_run(tmp_path):
   methods = (f'cold={TINY}', 'simclr=configs/simclr.py:digit', f'warm={TINY} method.temprature=0.5')
   code, output = compare(tmp_path / 'w', f'--config.methods={methods!r}', '--config.shared.encoder.base=8')
@@ -163,7 +162,6 @@ def test_a_typo_in_the_last_method_ends_before_the_first_run(tmp_path):
     (['--config={root}/configs/simclr.py', '--workdir=x'], ('config.methods is missing',)),
   ],
 )
-@pytest.mark.slow
 def test_door(args, words):
   code, output = run('compare', *[arg.format(file=FILE, root=ROOT) for arg in args], timeout=600)
   assert code == (0 if args == ['--help'] else 2) and 'Traceback' not in output, output

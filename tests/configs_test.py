@@ -51,6 +51,7 @@ def test_preset_says_command_number_and_status(name, preset):
   assert 'Status:' in text and '--config=configs/' in text, f'{name}:{preset} needs its command and an honest status'
 
 
+@pytest.mark.slow
 def test_the_recipes_of_simclr():
   """Numbers that the paper and the official code state."""
   get = MODULES['simclr'].get_config

@@ -35,7 +35,7 @@ if not absl.flags.FLAGS.is_parsed():  # Grain's workers ask for parsed flags
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-LONGEST = ('trainer_test', 'compare_test', 'evaluate_test', 'collapse_test')
+LONGEST = ('trainer_test', 'compare_test', 'evaluate_test', 'collapse_test', 'notebook_test', 'processes_test')
 
 
 def pytest_collection_modifyitems(items):

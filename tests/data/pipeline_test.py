@@ -125,6 +125,7 @@ def test_threads_and_prefetch_change_nothing(how):
 
 
 @pytest.mark.parametrize('workers', [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_workers_change_nothing_and_survive_signals(workers):
   how = {'start_step': 1, **HOST}
   whole = take(Toy(40, bad=[7]), 12, **how)

@@ -73,6 +73,7 @@ def test_each_part_is_read_once_and_nothing_else(tmp_path, monkeypatch):
 )
 @example([('a', 'mp4'), ('b', 'mp4'), ('a', 'flac'), ('b', 'npy'), ('d/a', 'npy'), ('a', 'npy'), ('d/a', 'jpg')], 1)
 @example([('a', 'jpg'), ('a', 'png'), ('a', 'jpg')], 1)
+@pytest.mark.slow
 def test_members_belong_to_their_key(tmp_path_factory, members, shards):
   """In any order, over several shards; of one name the last counts."""
   folder = tmp_path_factory.mktemp('tar')

@@ -26,6 +26,7 @@ def pieces(uri):
 @example(b'\x80' * 20, 3)
 @example(b'a\xc3\xe2\x82', 2)
 @example('\ufeffé' * 8, 5)
+@pytest.mark.slow
 def test_pieces_joined_are_the_file(tmp_path_factory, content, n):
   data = content.encode() if isinstance(content, str) else content
   path = tmp_path_factory.mktemp('text') / 'x.txt'

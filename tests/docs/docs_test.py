@@ -111,6 +111,7 @@ def verdicts(scratch):
 
 
 @pytest.mark.parametrize('path', DOCS + PRESETS, ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.slow
 def test_every_command_is_right(path, verdicts):
   wrong = [
     f'{path.relative_to(ROOT)}:{command.line}: {command.text}\n  {verdicts[path, command].strip()}'

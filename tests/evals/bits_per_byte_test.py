@@ -76,6 +76,7 @@ def slow(store, value):
 
 
 @pytest.mark.parametrize('kind', ['bytes', 'bpe'])
+@pytest.mark.slow
 def test_the_definition_written_as_a_loop(tmp_path, bpe, kind, capsys):
   value = Tokens('bytes' if kind == 'bytes' else bpe, 16)
   store = store_of(tmp_path, value)

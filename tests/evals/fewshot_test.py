@@ -19,6 +19,7 @@ def data():
 
 # With one label a class, standardising four examples blows up the channels of noise: only centroids are right.
 @pytest.mark.parametrize(('classifier', 'shots'), [('centroid', (1, 3)), ('ridge', (8, 12)), ('logistic', (4,))])
+@pytest.mark.slow
 def test_separated_clusters_are_classified(classifier, shots):
   x, y = task(noise=0.05)
   result = fewshot.low_shot(x[:200], y[:200], x[200:], y[200:], num_classes=4, shots=shots, draws=2, classifier=classifier)

@@ -16,6 +16,7 @@ def digits():
 
 
 @pytest.mark.parametrize('l2', [0.1, 10.0])
+@pytest.mark.slow
 def test_fit_equals_scikit_learn(digits, l2):
   x, y, test_x, test_y = digits
   ours = logistic.fit(x, y, 10, l2=l2, tolerance=1e-6)
@@ -29,6 +30,7 @@ def test_fit_equals_scikit_learn(digits, l2):
   assert abs((ours.rank(test_x)[:, 0] == test_y).mean() - theirs.score(test_z, test_y)) <= 0.005
 
 
+@pytest.mark.slow
 def test_padding_and_blocks_change_nothing(digits, monkeypatch):
   x, y, test_x, _ = digits
   one = logistic.fit(x, y, 10, l2=10.0, tolerance=1e-6)

@@ -171,6 +171,7 @@ def test_kept_clips_give_the_same_rows_and_are_decoded_once(monkeypatch):
 
 
 @pytest.mark.parametrize('how', [{'threads': 1, 'prefetch': 1}, {'threads': 4}, {'workers': 1}, {'start_step': 2}], ids=str)
+@pytest.mark.slow
 def test_who_decodes_changes_nothing(how):
   source = media.Memory([{'video': files('h264', 20 + i % 9), 'label': i % 3} for i in range(16)])
   clip = pickle.loads(pickle.dumps(Clip(frames=4, stride=2, size=16, crop_area=(0.3, 1.0))))

@@ -171,6 +171,7 @@ def test_other_tokenizers(tmp_path):
   'kind, how',
   [('bytes', {'threads': 4}), ('bytes', {'start_step': 2}), ('bpe', {'threads': 1, 'prefetch': 1}), ('bpe', {'workers': 1})],
 )
+@pytest.mark.slow
 def test_who_decodes_changes_nothing(bpe, kind, how):
   source = media.Memory([{'text': [TEXT[i:], TEXT[2 * i :]], 'label': i % 3} for i in range(16)])
   value = pickle.loads(pickle.dumps(Tokens(bpe if kind == 'bpe' else kind, length=12)))

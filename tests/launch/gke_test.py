@@ -260,6 +260,7 @@ def test_xpk_mistakes_end_with_2(words, said, tmp_path):
 # The page
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page(render, tmp_path):
   """Each block runs by bash, with stand-ins for what needs a cloud; render.py is the real one, xpk.sh too."""
   blocks = re.findall(r'```bash\n(.*?)```', (ROOT / 'docs' / 'launching_clusters.md').read_text(encoding='utf-8'), re.DOTALL)

@@ -21,6 +21,7 @@ def test_a_silent_api_is_asked_again(box):
   assert code == 170 and 'three attempts' in output and box.count('delete') == 0, output
 
 
+@pytest.mark.slow
 def test_ssh_that_fails_twice(box):
   box.faults({'kind': 'ssh', 'host': 1, 'times': 2})
   box.make()
@@ -28,6 +29,7 @@ def test_ssh_that_fails_twice(box):
   box.ok('run', *RUN)
 
 
+@pytest.mark.slow
 def test_an_answer_that_was_lost_starts_nothing_twice(box):
   box.make()
   box.faults({'kind': 'ssh after', 'host': 1, 'word': 'run', 'times': 1})
@@ -43,6 +45,7 @@ def test_a_host_that_does_not_answer_is_named(box):
   assert 'nothing was set up' in output and box.count('scp') == 0
 
 
+@pytest.mark.slow
 def test_no_host_runs_alone(box):
   box.make()
   box.faults({'kind': 'ssh after', 'host': 1, 'word': 'run', 'times': 99})
@@ -69,6 +72,7 @@ def test_kill_by_pid(box):
     innocent.kill()
 
 
+@pytest.mark.slow
 def test_lockfile_is_removed_only_when_nobody_holds_the_tpu(box):
   box.make('v5e-4')
   host = box.host(0).parent

@@ -6,6 +6,7 @@ import pytest
 from launch.pod import DATE, script
 
 
+@pytest.mark.slow
 def test_doctor(box):
   """Well; then all that it can see at once: quota, region, libtpu, clock, firewall, versions."""
   script(box.host_bin / 'date', DATE)

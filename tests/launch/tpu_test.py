@@ -59,6 +59,7 @@ def test_two_slices_through_a_tunnel(box):
   assert 'alpha' in box.cloud.calls[-1]
 
 
+@pytest.mark.slow
 def test_buckets(box):
   """One in another region is refused; gcsfuse shows the others as folders."""
   box.make('v5e-4')
@@ -76,6 +77,7 @@ def test_buckets(box):
   assert (box.host(0) / 'runs/r1/log').read_text().splitlines()[0].endswith(f'--workdir={box.host(0)}/buckets/b/r1')
 
 
+@pytest.mark.slow
 def test_secrets_are_in_no_command_and_no_log(box):
   secret = box.folder / 'secrets'
   secret.write_text('WANDB_API_KEY=canary-5f1a\n')
@@ -148,6 +150,7 @@ TYPOS = {
 }
 
 
+@pytest.mark.slow
 def test_typos(tmp_path):
   """Exit 2 with what was meant, within a second each, before gcloud is asked anything."""
   box = Box(tmp_path)

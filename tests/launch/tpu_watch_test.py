@@ -36,6 +36,7 @@ CODES = {  # what the hosts' processes end with, one after the other: (host 0, h
 
 
 @pytest.mark.parametrize('case', CODES)
+@pytest.mark.slow
 def test_watch_by_exit_code(case, box):
   first, second, expected, runs = CODES[case]
   box.plan(*first, host=0)
@@ -73,6 +74,7 @@ def test_watch_ends_when_the_paid_hours_are_used_up(box):
   assert box.cloud.resources == {}
 
 
+@pytest.mark.slow
 def test_watch_outlives_what_google_does(box):
   """Creation refused once, deletion once, a predecessor that failed: all in one life."""
   box.cloud.add('pod', 'FAILED', {'sslax': 'pod'})

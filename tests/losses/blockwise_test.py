@@ -187,6 +187,7 @@ class Linear(Method):
     return {}
 
 
+@pytest.mark.slow
 def test_the_step_has_its_mesh_in_context():
   batch, states, programs = {'pair': np.stack(corners.pairs(32), 1)}, [], []
   for devices in (1, 8):

@@ -258,6 +258,7 @@ def test_the_others_are_finite_at_the_edges(case):
     corners.finite(the_others, *corners.awkward(case), np.float32(temperature))
 
 
+@pytest.mark.slow
 def test_the_others_on_eight_devices_equal_one():
   corners.eight_equal_one(lambda a, b: the_others(a, b, 0.1), *corners.pairs(32))
 

@@ -72,6 +72,7 @@ def test_eight_devices_are_one(loss):
   corners.eight_equal_one(loss, *unit_pairs(16))
 
 
+@pytest.mark.slow
 def test_closed_forms():
   equal, apart = jnp.ones((6, 4)) / 2, jnp.eye(4)
   np.testing.assert_allclose(clip(equal, equal), np.log(6), rtol=1e-6)

@@ -101,6 +101,7 @@ def test_finite_at_the_edges(case):
   corners.finite(all_of_them, *corners.awkward(case))
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
   corners.eight_equal_one(lambda a, b: contrastive_margin(a, b, 1.0) + triplet(a, b, 0.5), *corners.pairs(32))
 

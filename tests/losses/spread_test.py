@@ -73,6 +73,7 @@ def test_koleo_of_awkward_inputs(case):
   corners.finite(spread.koleo, corners.awkward(case)[0])
 
 
+@pytest.mark.slow
 def test_koleo_of_doubles_and_of_one_row():
   """dinov2 issues 314 and 492: these were Inf there."""
   z = corners.pairs()[0]

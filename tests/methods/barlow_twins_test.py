@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 from methods import tiny
 from methods.battery import Battery, first_views
 
@@ -19,6 +20,7 @@ class TestBarlowTwins(Battery):
   def make_without_batchnorm(self):
     return tiny_barlow(encoder=tiny.vit(pool='mean'), head=tiny.head(norm='none', final_bias=False))
 
+  @pytest.mark.slow
   def test_loss_written_out(self, trainer, trained):
     """Equations 1 and 2 in float64 on the views of the first step."""
     first, _, history = trained

@@ -23,6 +23,7 @@ class TestBYOL(Battery):
   def make_without_batchnorm(self):
     return tiny_byol(encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'))
 
+  @pytest.mark.slow
   def test_loss_target_and_schedule_written_out(self, trainer):
     """Equation 2 both ways on the views of the first step; the target is another network and follows the updated parameters."""
     method, state = trainer.method, trainer.init(trainer.batch)

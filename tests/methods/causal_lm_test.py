@@ -207,6 +207,7 @@ def test_no_token_sees_what_comes():
     assert (np.abs(after[t:] - before[t:]).max(1) > 1e-3).all()
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_text_alone():
   """pooled: without the start, and without what stands behind the text."""
   method, batch = tiny_lm(), token_batch()
@@ -219,6 +220,7 @@ def test_features_are_those_of_the_text_alone():
     np.testing.assert_allclose(out.pooled[row], states[1:].mean(0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_greedy_continuations_are_those_of_a_loop():
   method = tiny_lm()
   params = lively(method)

@@ -44,6 +44,7 @@ class TestDistill(Battery):
     fields = dict(teacher_neck=MLP(features=(12,), final_activation=True))
     return tiny(encoder=vit, teacher_encoder=vit, **fields)
 
+  @pytest.mark.slow
   def test_student_learns_what_the_teacher_says(self):
     trainer = Trainer(tiny())
     state, history = trainer.run(60)

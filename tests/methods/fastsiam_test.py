@@ -28,6 +28,7 @@ class TestFastSiam(Battery):
     plain = tiny.head(norm='none')
     return tiny_fastsiam(encoder=tiny.vit(), head=plain, predictor=plain)
 
+  @pytest.mark.slow
   def test_loss_written_out(self, trainer, trained):
     """Each prediction against the mean of the other two projections, in float64, on the views of the first step."""
     first, _, history = trained

@@ -139,6 +139,7 @@ def test_student_does_not_see_masked_patches_and_the_teacher_does():
   assert gradient(memory['target']['encoder'], crops[0]).all()
 
 
+@pytest.mark.slow
 def test_pictures():
   out = jax.jit(lambda batch: tiny_ibot().pictures(None, None, batch, jax.random.key(0)))(tiny_batch())
   assert set(out) == {'crop', 'masked'} and all(x.shape == (16, 16, 16, 3) for x in out.values())

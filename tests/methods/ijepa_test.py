@@ -26,6 +26,7 @@ class TestIJEPA(Battery):
   def make_without_batchnorm(self):
     return tiny_ijepa()
 
+  @pytest.mark.slow
   def test_first_step_written_out(self, trainer, trained):
     """The networks as they are, the rest in float64: LayerNorm, which patches are predicted, smooth L1, the target's average."""
     method, (first, _, history) = trainer.method, trained
@@ -95,6 +96,7 @@ def test_context_encoder_sees_the_context_only():
   np.testing.assert_array_equal(moved, context)
 
 
+@pytest.mark.slow
 def test_compute_is_saved():
   """FLOPs of the loss at several capacities of the context, as XLA counts them."""
 

@@ -79,6 +79,7 @@ def golden_mae(**changes):
   )
 
 
+@pytest.mark.slow
 def test_it_is_transformers(golden):
   """Loss, prediction and masks of ViTMAEForPreTraining with the same weights and noise, through the importer."""
   from models.import_torch_test import mae_state, near, official_mae_names
@@ -114,6 +115,7 @@ def test_it_is_transformers(golden):
   np.testing.assert_allclose(metrics['baseline_loss'], 191 / 192, rtol=1e-3)  # the biased variance of a standardised patch
 
 
+@pytest.mark.slow
 def test_a_quarter_of_the_patches_costs_a_quarter():
   """FLOPs of the compiled encoder, forward, at mask ratio 0.75 and (all but) 0, against the formula."""
   D, depth, patch, T = 48, 2, 4, 64

@@ -104,6 +104,7 @@ def test_impossible_values_are_refused(changes, word):
     tiny_moco(**changes)
 
 
+@pytest.mark.slow
 def test_a_queue_that_the_batch_does_not_divide_is_refused():
   with pytest.raises(ValueError, match='queue of 40 rows'):
     Trainer(tiny_moco(queue_size=40)).run(1)

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 from methods import tiny
 from methods.battery import Battery, first_views
 
@@ -26,6 +27,7 @@ class TestMoCoV3(Battery):
   def make_without_batchnorm(self):
     return tiny_moco_v3(encoder=tiny.vit(), head=tiny.head(norm='none'), predictor=tiny.head(norm='none'))
 
+  @pytest.mark.slow
   def test_loss_and_momentum_written_out(self, trainer):
     """2 T (ctr(q1, k2) + ctr(q2, k1)) in float64; the average moves with the momentum of the step about to start."""
     method, state = trainer.method, trainer.init(trainer.batch)

@@ -24,6 +24,7 @@ class TestOnlineProbe(Battery):
   def make(self):
     return OnlineProbe(inner=tiny_byol(), num_classes=4)
 
+  @pytest.mark.slow
   def test_training_is_what_it_is_without_the_probe(self, trained):
     """Parameters and the inner memory, bit for bit, although clipping by the global norm is on."""
     _, last, history = trained

@@ -32,6 +32,7 @@ class TestSwAV(Battery):
   def make_without_batchnorm(self):
     return tiny_swav(encoder=tiny.vit(), head=tiny.head(norm='none'))
 
+  @pytest.mark.slow
   def test_loss_written_out(self, trainer, trained):
     """Codes by Sinkhorn of the two large crops, predicted from every other crop; the queue is empty and takes no part."""
     first, last, history = trained

@@ -26,6 +26,7 @@ def test_a_branch_is_its_modules_one_after_the_other():
   jax.tree.map(np.testing.assert_array_equal, new, expected)
 
 
+@pytest.mark.slow
 def test_each_view_has_its_own_batch_statistics_and_moves_the_running_ones():
   params, stats = branch.init(MODULES, jax.random.key(0), views()[:, 0])
   outs, new = branch.apply_each(MODULES, params, stats, views(), train=True)

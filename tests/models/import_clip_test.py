@@ -99,6 +99,7 @@ def openai_state(state):
 
 
 @pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.slow
 def test_clip_is_transformers(golden, scan):
   reference = np.load(golden / 'model_clip_hf.npz')
   state = transformers_state()
@@ -170,6 +171,7 @@ def resnet_state(stages=(1, 2), base=4, embed=24, places=4):
   return {name: weights(name, shape) for name, shape in shapes.items()} | {'visual.bn1.num_batches_tracked': np.array(3)}
 
 
+@pytest.mark.slow
 def test_the_modified_resnet_written_out():
   """The forward pass of openai/CLIP's ModifiedResNet in numpy, float64."""
   state = resnet_state()

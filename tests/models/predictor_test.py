@@ -48,6 +48,7 @@ def test_place_and_context_matter(predict):
   assert np.abs(out[:, 0] - out[:, 1]).max() > 1e-3, 'two targets of one image'
 
 
+@pytest.mark.slow
 def test_scanned_blocks_are_the_loop():
   fields = dict(width=16, depth=2, heads=2)
 

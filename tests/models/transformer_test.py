@@ -31,6 +31,7 @@ def test_dropout_keeps_the_expectation():
   np.testing.assert_allclose(out.mean(), 1, atol=0.02)
 
 
+@pytest.mark.slow
 def test_dropout_only_in_training_and_where_asked_for(example):
   still = run(example, train=False, dropout=0.5)
   np.testing.assert_array_equal(still, run(example, train=False))

@@ -218,6 +218,7 @@ def test_drop_path_keeps_the_expectation():
 
 
 @pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.slow
 def test_drop_path_in_the_network(scan):
   """Two blocks have the rates 0 and 0.5: each row takes one of four ways through the second block's branches, and no other."""
   model = ViT(**TINY, drop_path=0.5, scan=scan)
@@ -256,6 +257,7 @@ def test_learnt_positions_are_interpolated():
   assert run(model, params, images(2, 8, 12)).tokens.shape == (2, 7, 16)
 
 
+@pytest.mark.slow
 def test_freeze_patch():
   x = images()
   for freeze in (False, True):

@@ -52,6 +52,7 @@ def test_context_and_targets_are_disjoint_and_nothing_is_cut(grid):
       assert len(context) >= np.floor(np.sqrt(0.85 * T)) ** 2 * 0.85 - len(targets)
 
 
+@pytest.mark.slow
 def test_capacity_cuts_the_end_of_the_raster_order_only():
   whole, cut = draws((8, 8)), draws((8, 8), most=0.4)
   shortened = 0

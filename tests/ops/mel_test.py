@@ -29,6 +29,7 @@ def test_as_the_libraries_have_it(golden, name):
 
 
 @pytest.mark.parametrize('definition', mel.DEFINITIONS)
+@pytest.mark.slow
 def test_gradient(definition):
   """Against differences in float64-like steps; finite where there is silence, which is below every floor."""
   x = np.float32(0.1 * np.random.default_rng(0).standard_normal((2, 800)))

@@ -78,6 +78,7 @@ GRID = [(level, sign) for level in LEVELS for sign in SIGNS]  # 8
 
 
 @pytest.mark.parametrize('op', [*randaugment.OPS, 'none'])
+@pytest.mark.slow
 def test_equals_pillow(ours, op):
   """At all levels and both signs; a turn, which interpolates in three steps, on an image without edges and off the borders."""
   array = _smooth() if op == 'rotate' else _photo()

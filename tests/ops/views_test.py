@@ -89,6 +89,7 @@ def test_each_step_happens_to_the_right_share_of_views(fields, happened):
   assert abs((changed[:, 0] & changed[:, 1]).mean() - 0.09) < 4 * np.sqrt(0.09 * 0.91 / 1000)  # the views are independent
 
 
+@pytest.mark.slow
 def test_noise_and_turns():
   grey = np.full((80, 8, 8, 3), 128, np.uint8)
   noise = _views(dataclasses.replace(SAME, noise=0.1), grey) - 128 / 255
@@ -175,6 +176,7 @@ def test_eight_devices_equal_one(everything):
   assert not [word for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute') if word in text]
 
 
+@pytest.mark.slow
 def test_constant_images_stay_finite(everything):
   image = np.zeros((16, 32, 32, 3), np.uint8)
   image[4:8], image[8:12], image[12:] = 255, 128, (255, 0, 0)

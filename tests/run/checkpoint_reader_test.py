@@ -156,6 +156,7 @@ def test_a_deleted_step_is_vanished_not_damaged(workdir, monkeypatch):
   assert not list((workdir / 'checkpoints/pins').iterdir())
 
 
+@pytest.mark.slow
 def test_a_reader_beside_a_busy_trainer_gets_right_values_or_vanished(tmp_path):
   done = threading.Event()
 

@@ -174,6 +174,7 @@ def test_two_join_whatever_proxy_the_environment_names():
   joined(*({**said, 'SSLAX_PROCESS_ID': str(i)} for i in range(2)), **PROXY)
 
 
+@pytest.mark.slow
 def test_two_hosts_of_a_tpu_pod_join(tmp_path, monkeypatch):
   """Nobody tells them of each other: jax asks the metadata server of each, by way of no proxy."""
   monkeypatch.delenv('TPU_SKIP_MDS_QUERY', raising=False)  # jax has set it in this process

@@ -47,6 +47,7 @@ def test_any_part_of_a_run(run):
     np.testing.assert_array_equal(after['params/head/kernel'], last['params/head/kernel'])
 
 
+@pytest.mark.slow
 def test_wrapped_methods_on_both_sides(run, tmp_path):
   workdir, (_, last) = run
   wrapped = Averaged(Averaged(Toy()))

@@ -38,6 +38,7 @@ def test_pca_of_equal_points_is_zero():
   assert np.isfinite(maps._pca(np.float32([[3e38, 0], [-3e38, 1], [0, 2]]), 2)[0]).all()
 
 
+@pytest.mark.slow
 def test_tsne_separates_the_digits():
   digits = load_digits()
   x, y = digits.data[:300], digits.target[:300]
