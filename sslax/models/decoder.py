@@ -10,6 +10,7 @@ import numpy as np
 
 from sslax.models import positions
 from sslax.models.norm import one_of
+from sslax.models.positions import Table
 from sslax.models.transformer import REMAT, Attention, make_blocks, param_groups, run_blocks, xavier
 from sslax.ops.patches import sides
 
@@ -27,7 +28,7 @@ class Decoder(nn.Module):
     mlp_ratio: hidden size of the MLP over width.
     patch: pixels, that of the encoder; or the sides of a patch, one an axis.
     channels: of the image.
-    positions: which fixed table, see `positions.table`.
+    positions: which fixed table, or one's own, see `positions.table`.
     embed_bias: a bias in the first layer (VideoMAE: none).
     class_token: the first of the encoded tokens is a class token, which attends and is attended to here, too.
     eps: of the layer norms.
@@ -43,7 +44,7 @@ class Decoder(nn.Module):
   mlp_ratio: float = 4.0
   patch: int | tuple[int, ...] = 16
   channels: int = 3
-  positions: str = 'sincos_mae'
+  positions: str | Table = 'sincos_mae'
   embed_bias: bool = True
   class_token: bool = True
   eps: float = 1e-6
@@ -56,7 +57,7 @@ class Decoder(nn.Module):
     one_of('remat', self.remat, REMAT)
     one_of('attention', self.attention, ('xla', 'cudnn'))
     one_of('dtype', self.dtype, ('float32', 'bfloat16'))
-    one_of('positions', self.positions, positions.KINDS)
+    positions.check(self.positions)
     sizes = {'width': self.width, 'depth': self.depth, 'heads': self.heads, 'patch': self.patch, 'channels': self.channels}
     for field, value in sizes.items():
       if np.min(value) < 1:

@@ -1,18 +1,34 @@
 """Fixed tables of positions, for grids of any rank."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from sslax.models.norm import one_of
+
+Table = Callable[[tuple[int, ...], int], np.ndarray]  # (grid, width) -> [*grid, width]
 KINDS = ('sincos_mae', 'sincos_moco', 'sincos_line')
 
 
-def table(grid: tuple[int, ...], width: int, kind: str) -> np.ndarray:
-  """Positions [*grid, width] float32: `sincos` of a grid of two axes, or 'sincos_line', `line` over all places row by row.
+def check(kind: str | Table, known: tuple[str, ...] = KINDS) -> None:
+  """Raises ValueError unless it is one of the kinds, or a table of one's own; for the field `positions` of modules."""
+  if not callable(kind):
+    one_of('positions', kind, known)
+
+
+def table(grid: tuple[int, ...], width: int, kind: str | Table) -> np.ndarray:
+  """Positions [*grid, width] float32: `sincos` of a grid of two axes; 'sincos_line', `line` over all places row by row; or what a
+  function of one's own gives for this grid, which must be hashable as every field of a module: a frozen dataclass, say.
 
   Raises:
-    ValueError: this kind has no table for a grid of this rank.
+    ValueError: this kind has no table for a grid of this rank; a table of one's own has another shape.
   """
+  if callable(kind):
+    own = np.asarray(kind(grid, width), np.float32)
+    if own.shape != (*grid, width):
+      raise ValueError(f'positions={kind!r} gave {list(own.shape)} for the grid {grid}, and not {[*grid, width]}')
+    return own
   if kind == 'sincos_line':
     return line(math.prod(grid), width).reshape(*grid, width)
   if len(grid) != 2:

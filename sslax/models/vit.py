@@ -15,6 +15,7 @@ from sslax.method import Features
 from sslax.models import positions
 from sslax.models.mlp import initializers
 from sslax.models.norm import one_of
+from sslax.models.positions import Table
 from sslax.models.transformer import ACTIVATIONS, REMAT, Attention, layer, param_groups, run_blocks, xavier
 from sslax.ops.patches import grid_of, sides
 
@@ -45,7 +46,7 @@ class ViT(nn.Module):
     pool: 'cls' = the class token, 'mean' = mean of the patch tokens; both after the final norm.
     class_token: prepend one.
     positions: 'learnt' (another image size than at init interpolates them, bicubic with a = -0.5; PyTorch's kernel has -0.75),
-      'sincos_mae', 'sincos_moco' or 'sincos_line', see `positions.table`.
+      'sincos_mae', 'sincos_moco', 'sincos_line' or a table of one's own, see `positions.table`.
     drop_path: rate of the last block, linear from 0 at the first (Huang et al. 2016).
     layer_scale: initial value of LayerScale (Touvron et al. 2021), 0 = none.
     qkv_bias: a bias in the query, key and value projections.
@@ -77,7 +78,7 @@ class ViT(nn.Module):
   patch: int | tuple[int, ...] = 16
   pool: str = 'cls'
   class_token: bool = True
-  positions: str = 'learnt'
+  positions: str | Table = 'learnt'
   drop_path: float = 0.0
   layer_scale: float = 0.0
   qkv_bias: bool = True
@@ -95,7 +96,7 @@ class ViT(nn.Module):
   def __post_init__(self) -> None:
     one_of('variant', self.variant, ('', *VARIANTS))
     one_of('pool', self.pool, ('cls', 'mean'))
-    one_of('positions', self.positions, POSITIONS)
+    positions.check(self.positions, POSITIONS)
     one_of('weight_init', self.weight_init, ('timm', 'mae', 'xavier', 'moco', 'clip'))
     one_of('activation', self.activation, tuple(ACTIVATIONS))
     one_of('remat', self.remat, REMAT)
@@ -200,7 +201,7 @@ class Patches(nn.Module):
 
   width: int
   patch: int | tuple[int, ...]
-  positions: str
+  positions: str | Table
   weight_init: str
   freeze: bool
   dtype: str
