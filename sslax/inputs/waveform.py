@@ -16,7 +16,7 @@ BASELINE_MELS = 40
 SHOWN_MELS = 64
 SHOWN_DB = 80.0  # from the loudest to black
 # Black, violet, red, yellow, white, ever brighter: what is louder is lighter.
-_COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float32)
+COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float32)
 
 _log_mel = jax.jit(mel.log_mel, static_argnames=('rate', 'definition', 'window', 'hop', 'n_mels', 'fft', 'top_db'))
 
@@ -91,8 +91,8 @@ class Waveform(Input):
       (db,) = self._log_mel(wave[None], SHOWN_MELS, top_db=SHOWN_DB)
       loudest = max(db.max(), mel.QUIETEST_DB + SHOWN_DB)  # or silence would be the brightest of all
       level = np.clip((db - loudest) / SHOWN_DB + 1, 0, 1).T[::-1]
-      steps = np.linspace(0, 1, len(_COLOURS))
-      pictures.append(np.stack([np.interp(level, steps, c) for c in _COLOURS.T], -1).round().astype(np.uint8))
+      steps = np.linspace(0, 1, len(COLOURS))
+      pictures.append(np.stack([np.interp(level, steps, c) for c in COLOURS.T], -1).round().astype(np.uint8))
     return pictures
 
   def _whole(self, record: Mapping[str, Any]) -> tuple[np.ndarray, int]:
