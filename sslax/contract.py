@@ -63,7 +63,7 @@ def check(method: Method, facts: Facts, *, microbatches: int = 1) -> Checked:
     views = method.views(rng, batch)
     stage = 'init'
     params, memory = _pair(method.init(rng, views), 'params, memory')
-    _check_params(params)
+    _check_params(params, method.modules)
     stage = 'loss'
     with pieces.running_in(microbatches) as used:
       result = method.loss(params, memory, views, rng, step)
@@ -137,10 +137,15 @@ def _pair(value, what):
   return value
 
 
-def _check_params(params):
+def _check_params(params, modules):
   if not isinstance(params, dict) or 'encoder' not in params:
     has = ', '.join(map(str, params)) if isinstance(params, dict) else type(params).__name__
     raise UserError(f"params must be a dict with the key 'encoder', which is what users come for; it has {has or 'nothing'}")
+  if strangers := sorted(set(modules) - set(params)):
+    raise UserError(
+      f'modules names {", ".join(strangers)}, which is no part of params ({", ".join(params)}): optimizers and sharding ask the '
+      'network behind each part what its parameters are'
+    )
 
 
 def _check_loss(result: Any) -> Output:
@@ -154,6 +159,8 @@ def _check_loss(result: Any) -> Output:
   for key, value in out.metrics.items():
     if key in OURS:
       raise UserError(f'its metrics have {key!r}, a name that every run has already')
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic, bool, int, float)):
+      raise UserError(f'the metric {key!r} is a {type(value).__name__}, and must be a number')
     if jnp.shape(value) != ():
       raise UserError(f'the metric {key!r} has shape {jnp.shape(value)}, and must be a scalar')
   return out
@@ -187,6 +194,8 @@ def _check_features(features: Any) -> dict[str, jax.Array]:
   if features.pooled is None or features.pooled.ndim != 2 or len(features.pooled) != ROWS:
     shape = None if features.pooled is None else features.pooled.shape
     raise UserError(f'pooled of {ROWS} examples has shape {shape}, and must be [{ROWS}, D]')
+  if features.pooled.dtype != jnp.float32:
+    raise UserError(f'pooled is {features.pooled.dtype.name}, and must be float32')
   return features.named()
 
 

@@ -8,14 +8,16 @@ flag (`--config.method.temperature=0.2`), the saved config is complete, and a mi
 """
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import pathlib
 import sys
+import traceback
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -86,21 +88,24 @@ def find(name: str, where: str = 'config') -> Any:
   """What 'package.module:Name' or '/path/to/file.py:Name' names.
 
   Raises:
-    UserError: the module or the name in it does not exist.
+    UserError: the module or the name in it does not exist, or the module does not run.
   """
   module_name, _, attribute = name.rpartition(':')
   try:
     module = _module_of_file(module_name) if module_name.endswith('.py') else importlib.import_module(module_name)
-  except (ImportError, FileNotFoundError, ValueError) as error:
-    raise UserError(f'{where}.make={name!r}: cannot import {module_name!r} ({error})') from error
+  except UserError:
+    raise
+  except Exception as error:  # a module is anybody's code
+    raise UserError(f'{where}: {name!r}: cannot import {module_name!r} ({_said(error)})') from error
   if not hasattr(module, attribute):
-    raise UserError(f'{where}.make={name!r}: {module_name} has no {attribute!r}.{suggest(attribute, vars(module))}')
+    raise UserError(f'{where}: {name!r}: {module_name} has no {attribute!r}.{suggest(attribute, vars(module))}')
   return getattr(module, attribute)
 
 
 def _module_of_file(path: str) -> types.ModuleType:
   """A config file outside any package, imported once under a name of its own."""
-  name = USER + pathlib.Path(path).resolve().as_posix().replace('/', '_').removesuffix('.py')
+  file = pathlib.Path(path).resolve()
+  name = f'{USER}{file.stem}_{hashlib.sha256(file.as_posix().encode()).hexdigest()[:16]}'  # of the whole path: no two are alike
   if name not in sys.modules:
     module_spec = importlib.util.spec_from_file_location(name, path)
     assert module_spec and module_spec.loader, 'a file .py has a loader, also where there is none'
@@ -112,6 +117,30 @@ def _module_of_file(path: str) -> types.ModuleType:
       del sys.modules[name]
       raise
   return sys.modules[name]
+
+
+def _said(error: Exception) -> str:
+  """What an import ended with, and where."""
+  if isinstance(error, (ImportError, FileNotFoundError)):
+    return str(error)
+  if isinstance(error, SyntaxError):  # says its line itself
+    return f'{type(error).__name__}: {error}'
+  last = traceback.extract_tb(error.__traceback__)[-1]
+  return f'{last.filename}, line {last.lineno}: {type(error).__name__}: {error}'
+
+
+def outside_files(value: Any) -> Iterator[pathlib.Path]:
+  """The files outside any package that define a method, a probe, or what is in its fields: their code is a part of what it is."""
+  if isinstance(value, (tuple, list)):
+    for item in value:
+      yield from outside_files(item)
+  if not dataclasses.is_dataclass(value) or isinstance(value, type):
+    return
+  module = sys.modules[type(value).__module__]
+  if module.__name__.startswith(USER) and module.__file__:
+    yield pathlib.Path(module.__file__)
+  for field in dataclasses.fields(value):
+    yield from outside_files(vars(value).get(field.name))
 
 
 def _name(target: Any, caller: Mapping[str, Any]) -> str:

@@ -60,6 +60,7 @@ BROKEN = {
   'a loss with a shape': (changed(loss=jnp.zeros(8)), ['Broken.loss', 'float32[8]', 'scalar float']),
   'an integer loss': (changed(loss=jnp.int32(0)), ['Broken.loss', 'int32[]', 'scalar float']),
   'a metric that is taken': (changed(metrics={'loss': jnp.float32(0)}), ['Broken.loss', "'loss'", 'every run']),
+  'a metric that is no number': (changed(metrics={'std': 'wide'}), ['Broken.loss', "'std' is a str", 'number']),
   'a metric with a shape': (changed(metrics={'std': jnp.zeros(3)}), ['Broken.loss', "'std'", '(3,)']),
   'no Output': (broken(loss=lambda self, params, memory, *_: (0.0, memory)), ['Broken.loss', 'returned a dict', 'Output']),
   'after loses a parameter': (
@@ -69,6 +70,11 @@ BROKEN = {
   'features of another kind': (broken(features=lambda *_: {'pooled': jnp.zeros((2, 8))}), ['Broken.features', 'a dict']),
   'nothing pooled': (broken(features=lambda *_: Features()), ['Broken.features', 'pooled', '[2, D]']),
   'pooled places': (broken(features=lambda *_: Features(pooled=jnp.zeros((2, 3, 8)))), ['Broken.features', '(2, 3, 8)']),
+  'pooled integers': (broken(features=lambda *_: Features(pooled=jnp.zeros((2, 8), int))), ['Broken.features', 'int', 'float32']),
+  'a stranger among the modules': (
+    broken(modules=property(lambda self: {'encodr': None})),
+    ['Broken.init', 'encodr', 'no part of params (encoder, head)'],
+  ),
   'an exception': (broken(views=lambda self, rng, batch: batch['sound']), ['Broken.views', "KeyError: 'sound'", 'TRACEBACK']),
   'labels that are not there': (Toy(uses_labels=True), ['Toy learns from labels']),
   'too many classes': (Toy(label_classes=2), ['Toy is for 2 classes', 'has 3']),

@@ -11,7 +11,7 @@ from sslax.models.resnet import ResNet
 from sslax.ops.schedules import Ramp
 from sslax.ops.views import RandomViews
 from sslax.run.optim import AdamW, Constant, Cosine
-from sslax.spec import build, complete, find, spec
+from sslax.spec import build, complete, find, outside_files, spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +110,39 @@ def test_a_class_of_a_file_outside_any_package(tmp_path):
   assert node.make == f'{path}:Mine'
   assert 'whatever' not in sys.modules
   assert build(node).x == 2
+
+
+def test_files_whose_paths_are_alike_are_two(tmp_path):
+  """a_b.py and a/b.py, and two of one name."""
+  (tmp_path / 'a').mkdir()
+  for i, path in enumerate(('a_b.py', 'a/b.py', 'b.py')):
+    (tmp_path / path).write_text(f'X = {i}\n')
+  assert [find(f'{tmp_path}/{path}:X') for path in ('a_b.py', 'a/b.py', 'b.py')] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+  'source, words',
+  [
+    ('def f(:\n', ('SyntaxError', 'theirs.py, line 1')),
+    ('x = 1\nx = nothing\n', ('theirs.py, line 2', "NameError: name 'nothing'")),
+    ('import nothing_at_all\n', ('nothing_at_all',)),
+    ('raise KeyError(3)\n', ('theirs.py, line 1', 'KeyError')),
+  ],
+)
+def test_a_file_that_does_not_run_is_said_with_its_line(tmp_path, source, words):
+  (tmp_path / 'theirs.py').write_text(source)
+  with pytest.raises(UserError) as error:
+    find(f'{tmp_path}/theirs.py:X', 'config.x')
+  assert all(word in str(error.value) for word in ('config.x', *words)), error.value
+
+
+def test_the_files_of_what_is_not_ours(tmp_path):
+  """Of an object and of all that is in its fields: a change in one of them is a change of the object."""
+  (tmp_path / 'one.py').write_text('import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass One:\n  inner: object = 0\n')
+  (tmp_path / 'two.py').write_text((tmp_path / 'one.py').read_text().replace('One', 'Two'))
+  one, two = (find(f'{tmp_path}/{name.lower()}.py:{name}') for name in ('One', 'Two'))
+  assert list(outside_files(one((two(), ResNet(18))))) == [tmp_path / 'one.py', tmp_path / 'two.py']
+  assert list(outside_files(ResNet(18))) == []
 
 
 def test_suggest():

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from sslax.data.sources import open_source
 from sslax.errors import UserError, suggest
@@ -20,6 +21,7 @@ from sslax.io import digest
 from sslax.run import config as configs
 from sslax.run.checkpoint import Reader, Vanished
 from sslax.run.faults import read_status
+from sslax.spec import outside_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Evaluation:
     store = self.store(row, step)
     print(f'{name} probe of {store.name if row != TRAINED else TRAINED} ...', file=sys.stderr, flush=True)
     started = time.time()
-    scores = list(probe.run(store, self.data))
+    scores = checked_scores(probe.run(store, self.data), name)
     self.results.add(
       Row(
         step=step,
@@ -148,13 +150,16 @@ class Evaluation:
     return self._stores[row, step]
 
   def key(self, probe: str) -> str:
-    """A digest of what a probe's numbers depend on beside the weights: the sets, the preprocessing, its settings."""
+    """A digest of what a probe's numbers depend on beside the weights: sets, preprocessing, its settings, code of users."""
+    checked = self.models.checked
+    code = digest.of_files(outside_files([self.probes[probe], checked.method, *checked.inputs.values()]))
     return digest.of_json(
       {
         'probe': repr(self.probes[probe]),
         'train': identity(self.data.train),
         'test': identity(self.data.test),
-        'inputs': {name: repr(value.evaluation()) for name, value in self.models.checked.inputs.items()},
+        'inputs': {name: repr(value.evaluation()) for name, value in checked.inputs.items()},
+        **({'code': code} if code else {}),
       }
     )[:12]
 
@@ -230,6 +235,30 @@ def _without_labels(card: Card) -> list[str]:
   """Probes that give numbers of this method without labels."""
   found = {name: make().needs() for name, make in picks.available().items() if not make.in_report}
   return [name for name, needs in found.items() if not needs.labels and set(needs.features) <= set(card.features)]
+
+
+def checked_scores(scores: Iterable[Score], name: str) -> list[Score]:
+  """The scores of a probe, before any is written down.
+
+  Raises:
+    UserError: it gave something else, a number that is none, or one name twice, of which eval.jsonl could hold one only.
+  """
+  try:
+    found = list(scores)
+  except TypeError as error:
+    if isinstance(scores, Iterable):
+      raise
+    raise UserError(f'--probes={name}: run returned a {type(scores).__name__}, and must yield sslax.evals.probe.Score') from error
+  names: set[str] = set()
+  for score in found:
+    if not isinstance(score, Score):
+      raise UserError(f'--probes={name}: run yielded a {type(score).__name__}, and must yield sslax.evals.probe.Score')
+    if not isinstance(score.value, (int, float, np.number, jax.Array)) or not np.isfinite(score.value):
+      raise UserError(f'--probes={name}: the score {score.name!r} is {score.value!r}, and must be a finite number')
+    if score.name in names:
+      raise UserError(f'--probes={name}: two scores have the name {score.name!r}')
+    names.add(score.name)
+  return found
 
 
 def same_classes(train: Any, test: Any) -> None:

@@ -19,6 +19,7 @@ from sslax.evals.probe import BASELINE, RANDOM, TRAINED, Card, Extracted, Store
 from sslax.evaluation.models import Models, State
 from sslax.io import atomic, digest
 from sslax.method import Batch, Features
+from sslax.spec import outside_files
 
 FORMAT = 2
 
@@ -70,6 +71,8 @@ class FeatureStore(Store):
       'set': identity(source),
       'inputs': {name: repr(value.evaluation()) for name, value in inputs.items()},
     }
+    if code := digest.of_files(outside_files([self.card.method, *self.card.inputs.values()])):
+      key['code'] = code
     arrays = cached(self._folder, key, lambda: self._extract(source, feature))
     return Extracted(arrays['values'], arrays['label'], arrays['index'])
 

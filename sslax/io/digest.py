@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -13,3 +15,8 @@ def of_bytes(data: bytes | memoryview) -> str:
 def of_json(value: Any) -> str:
   """SHA-256 of a value that JSON can hold: the order of keys in a dict does not matter, tuples are lists."""
   return of_bytes(json.dumps(value, sort_keys=True, allow_nan=True).encode())
+
+
+def of_files(paths: Iterable[pathlib.Path]) -> list[str]:
+  """A digest of the content of each file, in an order of their own: [] of none."""
+  return sorted({of_bytes(path.read_bytes()) for path in paths})
