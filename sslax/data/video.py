@@ -187,11 +187,25 @@ class File:
     self._check_size(frame.width, frame.height)
     # One converter for all frames: setting it up costs more than 64 x 64 pixels. One thread, as above.
     image = self._converter.reformat(frame, format='rgb24', threads=1).to_ndarray()
-    return np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
+    matrix = frame.side_data.get('DISPLAYMATRIX')
+    return image if matrix is None else upright(image, np.frombuffer(matrix, np.int32))
 
   def _check_size(self, width, height):
     if width < 1 or height < 1 or width * height > self._max_pixels:
       raise BadRecord(f'{width} x {height} pixels: expected 1 to {self._max_pixels:,} in all')
+
+
+def upright(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+  """[H, W, 3], or [W, H, 3], turned and mirrored as a file says that it is to be shown.
+
+  Args:
+    matrix: [9], row by row, of (x, y, 1) @ matrix; only which axis goes where, and in which direction, is looked at.
+  """
+  a, b, _, c, d, *_ = matrix.tolist()
+  across, down = (a, d)
+  if abs(b) + abs(c) > abs(a) + abs(d):  # what was a row is a column
+    image, across, down = image.swapaxes(0, 1), c, b
+  return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
 
 
 def _packets(file, stream):

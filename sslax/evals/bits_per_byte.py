@@ -15,6 +15,8 @@ from sslax.errors import UserError
 from sslax.evals.probe import BASELINE, Card, Data, Needs, Probe, Score, Store
 from sslax.inputs.tokens import Tokens
 
+ROUND_TRIPS = 200  # texts of the test set that are looked at
+
 
 @dataclasses.dataclass(frozen=True)
 class BitsPerByte(Probe):
@@ -46,6 +48,7 @@ class BitsPerByte(Probe):
 
   def run(self, store: Store, data: Data) -> Iterator[Score]:
     name, value = _tokens(store.card)
+    _check_round_trip(data.test, name, value)
     found = self.of_bytes(store, data) if store.row == BASELINE else of_tokens(store, data.test)
     bits, tokens, sizes = (np.asarray(found[key], np.float64).sum() for key in ('bits', 'tokens', 'bytes'))
     if not np.isfinite(bits):
@@ -116,6 +119,20 @@ def _texts(source: Source, name: str, value: Tokens, numbers: Iterable[int] | No
       yield assemble.load(source, i, {name: value}).decoded[0]
     except assemble.BAD:
       continue
+
+
+def _check_round_trip(source: Source, name: str, value: Tokens) -> None:
+  """Raises UserError where tokens do not say the text: their bits would be over the bytes of another one."""
+  some = np.unique(np.linspace(0, len(source) - 1, min(ROUND_TRIPS, len(source))).astype(int))
+  for texts in _texts(source, name, value, some.tolist()):
+    ids, _ = value.vocabulary.window(texts[0], value.length, None)
+    whole, said = texts[0].decode('utf-8', 'ignore'), value.vocabulary.text(ids).decode('utf-8', 'ignore').rstrip('\ufffd')
+    if not whole.startswith(said):
+      at = max(0, next((i for i, (a, b) in enumerate(zip(whole, said, strict=False)) if a != b), len(whole)) - 10)
+      raise UserError(
+        f'--probes=bits_per_byte: the tokenizer {value.tokenizer!r} changes texts, so its bits are not those of their bytes: '
+        f'{whole[at : at + 30]!r} comes back as {said[at : at + 30]!r}; take one without a normalizer, [UNK] and add_prefix_space'
+      )
 
 
 def _histogram(text: bytes) -> np.ndarray:
