@@ -113,19 +113,27 @@ def test_clips():
   model = ViT(width=16, depth=1, heads=2, patch=(2, 4, 4), class_token=False, pool='mean')
   x = np.random.default_rng(0).standard_normal((2, 4, 8, 12, 3)).astype(np.float32)
   params, _ = net.init(model, jax.random.key(0), x)
-  assert params['patches']['projection']['kernel'].shape == (2, 4, 4, 3, 16) and params['patches']['positions'].shape == (
-    1,
-    2,
-    2,
-    3,
-    16,
-  )
+  patches = params['patches']
+  assert patches['projection']['kernel'].shape == (2, 4, 4, 3, 16) and patches['positions'].shape == (1, 2, 2, 3, 16)
   out = net.apply(model, params, {}, x, train=False)[0]
   assert out.grid == (2, 2, 3) and out.stride == (2, 4, 4)
   other = x.copy()
   other[:, 2:, 4:, 8:] += 1  # the last patch
   moved = np.abs(embed(model, params, x) - embed(model, params, other)).max((0, 2))
   assert np.flatnonzero(moved > 1e-6).tolist() == [11]
+
+
+def test_patches_of_clips_are_a_convolution():
+  """Three axes are a product of matrices, with the parameters of the convolution: their names, shapes and initial values."""
+  fields = dict(width=16, depth=1, heads=2, patch=(2, 4, 4), class_token=False, pool='mean', positions='sincos_line')
+  x = np.random.default_rng(0).standard_normal((2, 4, 8, 12, 3)).astype(np.float32)
+  params, _ = net.init(ViT(**fields), jax.random.key(0), x)
+  image, _ = net.init(ViT(**fields | dict(patch=(8, 4))), jax.random.key(0), x[:, 0])  # with as many numbers in a patch
+  ours = params['patches']['projection'] = {**params['patches']['projection'], 'bias': np.arange(16, dtype=np.float32)}
+  np.testing.assert_array_equal(ours['kernel'].reshape(-1, 16), image['patches']['projection']['kernel'].reshape(-1, 16))
+  conv = jax.lax.conv_general_dilated(x, ours['kernel'], (2, 4, 4), 'VALID', dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'))
+  expected = np.asarray(conv + positions.table((2, 2, 3), 16, 'sincos_line')[None]).reshape(2, 12, 16) + ours['bias']
+  np.testing.assert_allclose(embed(ViT(**fields), params, x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_fixed_positions_are_added_to_the_patches():
