@@ -11,7 +11,7 @@ if [ "$(cat "$SSLAX_VENV/.sslax-tests" 2>/dev/null)" != "$stamp" ]; then
   printf '%s' "$stamp" >"$SSLAX_VENV/.sslax-tests"
 fi
 if [ $# -eq 0 ]; then
-  set -- -m 'not slow' -n 3 --dist loadscope --no-loadscope-reorder
+  set -- -m 'not slow and not drill' -n 3 --dist loadscope --no-loadscope-reorder
 fi
 printf 'tests: pytest %s\n' "$*"
 exec "$PY" -m pytest "$@"

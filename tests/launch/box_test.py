@@ -58,7 +58,7 @@ def last_step(workdir):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_pod_lives(box, direct, tmp_path):
   """create, setup, run, logs, kill, resume, delete; the curve is bitwise that of a direct run."""
   workdir = tmp_path / 'shared'
@@ -90,7 +90,7 @@ def test_a_pod_lives(box, direct, tmp_path):
   same_run(workdir, direct)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_five_preemptions_of_real_training(box, direct, tmp_path):
   """Each is recovered, at most the steps since the last save are done twice, nothing is left over, and the curve is the same."""
   workdir = tmp_path / 'shared'
@@ -117,7 +117,7 @@ def test_five_preemptions_of_real_training(box, direct, tmp_path):
   print(json.dumps({'restarts': ''.join(output).count('restart '), 'steps done twice': lost}), os.cpu_count())
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_host_that_finds_nobody_does_not_train_alone(box, tmp_path):
   """Its metadata server is silent: it asks for a restart, the others are stopped, and nothing was written."""
   box.create('v5e-8')
