@@ -36,6 +36,7 @@ def actions_cpu(config):
   python -m sslax.train --config=configs/videomae.py:actions_cpu --workdir=runs/videomae_actions \\
       --config.data.train='tar:/data/actions/train-*.tar?label=class' \\
       --config.data.test='tar:/data/actions/test-*.tar?label=class'
+  python -m sslax.evaluate --workdir=runs/videomae_actions --probes=knn,linear
 
   A tenth of 16 places would be one: a quarter is seen. Pixels are not standardised: most tubelets are of a still wall, whose
   noise would count as much as the person.
@@ -46,22 +47,25 @@ def actions_cpu(config):
   others: kNN 0.833, linear 0.792. So what is learnt of 24 clips and their mirror images hardly carries over to new persons.
   """
   config.data.train, config.data.test = 'tar:/data/actions/train-*.tar?label=class', 'tar:/data/actions/test-*.tar?label=class'
-  config.batch_size, config.num_steps = 32, 3000
+  config.batch_size, config.num_steps = 32, 20_000
   config.method = spec(
     VideoMAE,
     encoder=encoder(width=96, depth=4, heads=4, patch=(8, 8, 8)),
-    decoder=decoder(width=64, depth=2, heads=2, patch=(8, 8, 8)),
+    decoder=decoder(width=48, depth=1, heads=4, patch=(8, 8, 8)),
     mask_ratio=0.75,
     norm_pix=False,
-    clip=spec(Clip, frames=8, stride=4, size=32, keep_frames=200),
+    clip=spec(Clip, frames=8, stride=4, size=32, crop_area=(0.5, 1.0), crop_ratio=(1.0, 1.0), keep_frames=200, keep_size=64),
   )
   config.optim = adamw(2e-3, scaling='none', warmup='5%')
-  config.checkpoint.every_steps = 500
+  config.checkpoint.every_steps, config.checkpoint.keep_every = 500, 5000
   config.eval.probes.knn.k = 5
 
 
 def kinetics(config):
-  """ViT-B/16 on Kinetics-400
+  """ViT-B/16 on Kinetics-400, 800 epochs; fine-tuned the official code gives 80.0 % top-1.
+
+  python -m sslax.train --config=configs/videomae.py:kinetics --workdir=runs/videomae_kinetics \\
+      --config.data.train='tar:gs://BUCKET/kinetics400/train-{00000..00511}.tar' --config.data.test=
 
   Status: shape-checked, not yet run.
   """
