@@ -109,13 +109,13 @@ class Group:
     decay: False: biases and scales of norms, which have no weight decay and no adaptation by LARS and LARC.
     layer: for rates that decay with depth: 0 of embeddings, i + 1 of block i, that of the first where blocks are stacked; None:
       after the last block.
-    stacked: the leading axis holds the layers of `nn.scan`.
+    stacked: how many layers of `nn.scan` the leading axis holds; 0: it holds none.
     gathered: where weights are split, the layer itself gathers it, one layer at a time (`transformer.layer`).
   """
 
   decay: bool = True
   layer: int | None = None
-  stacked: bool = False
+  stacked: int = 0
   gathered: bool = False
 
 

@@ -117,11 +117,11 @@ def param_groups(params: PyTree, embeddings: tuple[str, ...] = ()) -> PyTree:
     block = re.fullmatch(r'blocks(_(?P<index>\d+))?', name)
     if not block:
       return dict(layer=0) if name in embeddings else {}
-    scanned = block['index'] is None
-    return dict(layer=1 if scanned else int(block['index']) + 1, stacked=scanned, gathered=True)
+    return dict(layer=int(block['index'] or 0) + 1, gathered=True)
 
   def with_known(name, part):
-    return jax.tree.map(lambda group: dataclasses.replace(group, **known(name)), part)
+    stacked = lambda leaf: leaf.shape[0] if name == 'blocks' else 0
+    return jax.tree.map(lambda g, leaf: dataclasses.replace(g, **known(name), stacked=stacked(leaf)), part, params[name])
 
   return {name: with_known(name, part) for name, part in net.plain_groups(params).items()}
 

@@ -124,7 +124,7 @@ def test_a_config_names_every_field():
 
 
 def test_an_optimizer_that_there_is_not():
-  with pytest.raises(UserError, match=r"config\.optim\.make='sslax\.run\.optim:Lasr'.*Did you mean Lar"):
+  with pytest.raises(UserError, match=r"config\.optim: 'sslax\.run\.optim:Lasr'.*Did you mean Lar"):
     spec.build({'make': 'sslax.run.optim:Lasr'}, 'config.optim')
   with pytest.raises(UserError, match="no argument 'clip_lr'"):
     spec.spec(Lars, clip_lr=True)

@@ -30,13 +30,9 @@ def layer_factors(params_shape: PyTree, groups: PyTree, layer_decay: float, wher
   Raises:
     UserError: the encoder has no blocks.
   """
-  shapes = {path: leaf.shape for path, leaf in zip(tree.paths(params_shape), jax.tree.leaves(params_shape), strict=True)}
   of_path = dict(zip(tree.paths(groups), jax.tree.leaves(groups), strict=True))
   of_encoder = {path: group for path, group in of_path.items() if path.startswith('encoder/') and group.layer is not None}
-  # How many layers a stacked one is, only its array says.
-  ends = [group.layer for group in of_encoder.values() if not group.stacked]
-  ends += [group.layer + shapes[path][0] - 1 for path, group in of_encoder.items() if group.stacked and path in shapes]
-  depth = max(ends, default=0)
+  depth = max((group.layer + max(0, group.stacked - 1) for group in of_encoder.values()), default=0)
   if not depth:
     raise UserError(
       f'{where}: layer decay is for encoders with blocks, and no network says that a parameter here is of one '

@@ -22,7 +22,7 @@ class Leaves(NamedTuple):
   rate: PyTree  # float, or an array for stacked layers: multiplies the learning rate
   decay: PyTree  # float: multiplies the weight decay; 0 where not `adapted`
   moving: PyTree  # bool: the rate follows the schedule; False: it stays at the peak
-  stacked: PyTree  # bool, see `models.net.Group`
+  stacked: PyTree  # int, see `models.net.Group`
 
 
 def leaves(
