@@ -126,7 +126,7 @@ def _said(error: Exception) -> str:
   if isinstance(error, SyntaxError):  # says its line itself
     return f'{type(error).__name__}: {error}'
   last = traceback.extract_tb(error.__traceback__)[-1]
-  return f'{last.filename}, line {last.lineno}: {type(error).__name__}: {error}'
+  return f'{last.filename}:{last.lineno}: {type(error).__name__}: {error}'
 
 
 def outside_files(value: Any) -> Iterator[pathlib.Path]:

@@ -124,9 +124,9 @@ def test_files_whose_paths_are_alike_are_two(tmp_path):
   'source, words',
   [
     ('def f(:\n', ('SyntaxError', 'theirs.py, line 1')),
-    ('x = 1\nx = nothing\n', ('theirs.py, line 2', "NameError: name 'nothing'")),
+    ('x = 1\nx = nothing\n', ('theirs.py:2', "NameError: name 'nothing'")),
     ('import nothing_at_all\n', ('nothing_at_all',)),
-    ('raise KeyError(3)\n', ('theirs.py, line 1', 'KeyError')),
+    ('raise KeyError(3)\n', ('theirs.py:1', 'KeyError')),
   ],
 )
 def test_a_file_that_does_not_run_is_said_with_its_line(tmp_path, source, words):
