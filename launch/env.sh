@@ -56,12 +56,16 @@ sslax_make_env() {
   if [ -f "$SSLAX_VENV/.sslax" ] && [ "$(cat "$SSLAX_VENV/.sslax")" = "$stamp" ]; then
     return
   fi
+  if [ -n "$(ls -A "$SSLAX_VENV" 2>/dev/null)" ] && [ ! -e "$SSLAX_VENV/.sslax" ] && [ ! -e "$SSLAX_VENV/.sslax-making" ]; then
+    sslax_fail "$SSLAX_VENV is not empty, and nothing that sslax made: name another folder with SSLAX_VENV, or remove this one"
+  fi
   python="$(sslax_find_python)"
   started=$SECONDS
   printf 'making %s with %s and the %s build of jax (once, some minutes)\n' "$SSLAX_VENV" "$python" "$jax"
   new="$SSLAX_VENV"
   rm -f "$new/.sslax"
   "$python" -m venv --clear "$new" || sslax_fail "cannot make a virtual environment in $new"
+  : >"$new/.sslax-making"
   "$PY" -m pip install --quiet --disable-pip-version-check "$extra" -r "$SSLAX_ROOT/requirements.txt" ||
     sslax_fail 'pip could not install requirements.txt; its message is above. Run this again once it is mended'
   # A path file instead of an editable install: nothing to build, and it works in a path with a space.

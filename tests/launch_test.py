@@ -82,6 +82,18 @@ def test_a_failed_installation_is_no_environment(tmp_path):
   assert not (project / '.venv' / '.sslax').exists()
 
 
+def test_an_environment_of_somebody_else_is_not_emptied(tmp_path):
+  """SSLAX_VENV names a folder that holds something, and not of sslax: exit 2, and all of it is still there."""
+  fake(tmp_path / 'python3', f'if [ "$1" = -c ]; then exit 0; fi\necho made >> "{tmp_path}/log"')
+  project, theirs = copy_of_the_scripts(tmp_path), tmp_path / 'theirs'
+  theirs.mkdir()
+  (theirs / 'pyvenv.cfg').touch()
+  path = f'{tmp_path}:/usr/bin:/bin'
+  code, output = bash(project / 'launch' / 'quickstart.sh', PATH=path, SSLAX_JAX='cpu', PYTHON='', SSLAX_VENV=str(theirs))
+  assert code == 2 and f'{theirs} is not empty' in output, output
+  assert (theirs / 'pyvenv.cfg').exists() and not (tmp_path / 'log').exists()
+
+
 def test_the_tests_add_their_packages_once(tmp_path):
   """Under a stamp of its own: again after a failure and when the list changes, never otherwise."""
   fake(
