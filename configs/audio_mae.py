@@ -30,9 +30,10 @@ def spoken_digits_cpu(config):
 
   A patch is 20 ms of all bands, 6 of 32 are seen: the mean of the tokens then still says which bands there were.
 
-  Status: measured on 2026-11-28, 2 CPU cores shared with others, one seed, two speakers that were not in training, by
-  python -m sslax.evaluate --workdir=runs/audio_mae_digits --probes=knn,linear: kNN 0.626 (mean spectrum 0.543, random encoder
-  0.333), linear 0.804 (0.693 and 0.705). Four minutes of CPU time.
+  python -m sslax.evaluate --workdir=runs/audio_mae_digits --probes=knn,linear
+
+  Status: measured on 2026-11-28, 2 CPU cores shared with others, one seed, two speakers that were not in training: kNN 0.626
+  (mean spectrum 0.543, random encoder 0.333), linear 0.804 (0.693 and 0.705). Four minutes of CPU time.
   """
   config.data.train, config.data.test = 'tar:/data/spoken_digits/train-*.tar', 'tar:/data/spoken_digits/test-*.tar'
   config.batch_size, config.num_epochs = 64, 64.0
@@ -61,10 +62,11 @@ def environment_sounds_cpu(config):
 
   A patch is 80 ms of all bands up to 4 kHz, 12 of 64 are seen; what is heard does not depend on where it begins, hence the roll.
 
-  Status: measured on 2026-11-28, 2 CPU cores shared with others, one seed, by
-  python -m sslax.evaluate --workdir=runs/audio_mae_sounds --probes=knn,linear: kNN 0.550 (mean spectrum 0.362, random encoder
-  0.512), linear 0.650 (0.500 and 0.675). With 80 test recordings, what is gained over the random encoder is within chance, and
-  with the linear probe nothing is. Three minutes of CPU time.
+  python -m sslax.evaluate --workdir=runs/audio_mae_sounds --probes=knn,linear
+
+  Status: measured on 2026-11-28, 2 CPU cores shared with others, one seed: kNN 0.550 (mean spectrum 0.362, random encoder 0.512),
+  linear 0.650 (0.500 and 0.675). With 80 test recordings, what is gained over the random encoder is within chance, and with the
+  linear probe nothing is. Three minutes of CPU time.
   """
   config.data.train, config.data.test = 'tar:/data/environment_sounds/train-*.tar', 'tar:/data/environment_sounds/test-*.tar'
   config.batch_size, config.num_epochs = 16, 75.0

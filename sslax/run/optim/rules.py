@@ -22,7 +22,7 @@ class Leaves(NamedTuple):
   rate: PyTree  # float, or an array for stacked layers: multiplies the learning rate
   decay: PyTree  # float: multiplies the weight decay; 0 where not `adapted`
   moving: PyTree  # bool: the rate follows the schedule; False: it stays at the peak
-  stacked: PyTree  # int, see `models.net.Group`
+  stacked: PyTree  # bool, whether layers are stacked in front; see `models.net.Group`
 
 
 def leaves(
@@ -52,7 +52,7 @@ def leaves(
     rate = jax.tree.map(lambda a, b: a * b, rate, factors)
   decay = jax.tree.map(lambda factor, adapt: factor if adapt else 0.0, decay, adapted)
   moving = matches_not(constant, params_shape, f'{where}.constant')
-  return Leaves(adapted, rate, decay, moving, jax.tree.map(lambda group: group.stacked, own))
+  return Leaves(adapted, rate, decay, moving, jax.tree.map(lambda group: group.stacked > 0, own))
 
 
 def matches_not(regex: str, params_shape: PyTree, where: str) -> PyTree:
