@@ -56,7 +56,7 @@ sslax_make_env() {
   if [ -f "$SSLAX_VENV/.sslax" ] && [ "$(cat "$SSLAX_VENV/.sslax")" = "$stamp" ]; then
     return
   fi
-  if [ -n "$(ls -A "$SSLAX_VENV" 2>/dev/null)" ] && [ ! -e "$SSLAX_VENV/.sslax" ] && [ ! -e "$SSLAX_VENV/.sslax-making" ]; then
+  if [ -n "$(ls -A "$SSLAX_VENV" 2>/dev/null)" ] && [ ! -e "$SSLAX_VENV/.sslax" ] && [ ! -e "$SSLAX_VENV/.sslax-made" ]; then
     sslax_fail "$SSLAX_VENV is not empty, and nothing that sslax made: name another folder with SSLAX_VENV, or remove this one"
   fi
   python="$(sslax_find_python)"
@@ -65,7 +65,7 @@ sslax_make_env() {
   new="$SSLAX_VENV"
   rm -f "$new/.sslax"
   "$python" -m venv --clear "$new" || sslax_fail "cannot make a virtual environment in $new"
-  : >"$new/.sslax-making"
+  : >"$new/.sslax-made"
   "$PY" -m pip install --quiet --disable-pip-version-check "$extra" -r "$SSLAX_ROOT/requirements.txt" ||
     sslax_fail 'pip could not install requirements.txt; its message is above. Run this again once it is mended'
   # A path file instead of an editable install: nothing to build, and it works in a path with a space.

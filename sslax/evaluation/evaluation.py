@@ -243,22 +243,18 @@ def checked_scores(scores: Iterable[Score], name: str) -> list[Score]:
   Raises:
     UserError: it gave something else, a number that is none, or one name twice, of which eval.jsonl could hold one only.
   """
-  try:
-    found = list(scores)
-  except TypeError as error:
-    if isinstance(scores, Iterable):
-      raise
-    raise UserError(f'--probes={name}: run returned a {type(scores).__name__}, and must yield sslax.evals.probe.Score') from error
-  names: set[str] = set()
-  for score in found:
+  if not isinstance(scores, Iterable):
+    raise UserError(f'--probes={name}: run returned a {type(scores).__name__}, and must yield sslax.evals.probe.Score')
+  found: dict[str, Score] = {}
+  for score in scores:
     if not isinstance(score, Score):
       raise UserError(f'--probes={name}: run yielded a {type(score).__name__}, and must yield sslax.evals.probe.Score')
     if not isinstance(score.value, (int, float, np.number, jax.Array)) or not np.isfinite(score.value):
       raise UserError(f'--probes={name}: the score {score.name!r} is {score.value!r}, and must be a finite number')
-    if score.name in names:
+    if score.name in found:
       raise UserError(f'--probes={name}: two scores have the name {score.name!r}')
-    names.add(score.name)
-  return found
+    found[score.name] = score
+  return list(found.values())
 
 
 def same_classes(train: Any, test: Any) -> None:

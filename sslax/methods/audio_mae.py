@@ -173,11 +173,7 @@ class AudioMAE(Method):
 
   def encode(self, params: PyTree, x: jax.Array, kept: jax.Array, *, train: bool, rng: jax.Array | None = None) -> jax.Array:
     """[B, frames, mels, 1] -> [B, 1 + K, D]: tokens of the patches `kept` [B, K] after the class token, where there is one."""
-
-    def visible(vit, x, kept, train):
-      return vit.encode(jnp.take_along_axis(vit.embed(x), kept[..., None], 1), train)
-
-    return net.apply(self.encoder, params, {}, x, kept, train=train, rng=rng, method=visible)[0].tokens
+    return net.apply(self.encoder, params, {}, x, kept, train=train, rng=rng, method='encode_kept')[0].tokens
 
   def predict(self, params: PyTree, x: jax.Array, removed: Masks, *, train: bool, rng: jax.Array | None = None) -> jax.Array:
     """[B, T, prod(patch)] in the units of `compare`, for every patch of normalised spectrograms."""

@@ -86,11 +86,7 @@ class MAE(FromViews):
 
   def encode(self, params: PyTree, x: jax.Array, kept: jax.Array, *, train: bool, rng: jax.Array | None = None) -> jax.Array:
     """[B, H, W, 3] -> [B, 1 + K, D]: tokens of the patches `kept` [B, K] after the class token, where there is one."""
-
-    def visible(vit, x, kept, train):
-      return vit.encode(jnp.take_along_axis(vit.embed(x), kept[..., None], 1), train)
-
-    out, _ = net.apply(self.encoder, params, {}, x, kept, train=train, rng=rng, method=visible)
+    out, _ = net.apply(self.encoder, params, {}, x, kept, train=train, rng=rng, method='encode_kept')
     return out.tokens
 
   def predict(self, params: PyTree, x: jax.Array, removed: Masks, *, train: bool, rng: jax.Array | None = None) -> jax.Array:

@@ -171,6 +171,10 @@ class ViT(nn.Module):
     """
     return self.patches(x, masked, mask_token)
 
+  def encode_kept(self, x: jax.Array, kept: jax.Array, train: bool) -> Encoded:
+    """The patches `kept` [B, K] of [B, *size, C] alone, the others never enter (MAE): T = K + 1, K without class token."""
+    return self.encode(jnp.take_along_axis(self.embed(x), kept[..., None], 1), train)
+
   def encode(self, tokens: jax.Array, train: bool, valid: jax.Array | None = None) -> Encoded:
     """Any subset of embedded patches [B, K, D] -> Encoded, T = K + 1 (K without class token).
 
